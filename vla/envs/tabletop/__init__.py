@@ -1,0 +1,36 @@
+"""Tabletop: coloured shapes, a suction tip, and instructions over relations; the default environment."""
+
+from vla.envs.tabletop.env import TabletopEnv
+from vla.envs.tabletop.expert import EpisodeArrays, Expert, rollout
+from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction, phrase
+from vla.envs.tabletop.outcomes import (
+    BASE_FAMILIES,
+    FAMILIES,
+    Outcome,
+    all_outcomes,
+    feasible,
+    held_out_combination,
+    parse_outcome,
+)
+from vla.envs.tabletop.state import COLOURS, SHAPES, Thing
+
+__all__ = [
+    "BASE_FAMILIES",
+    "COLOURS",
+    "FAMILIES",
+    "SHAPES",
+    "EpisodeArrays",
+    "Expert",
+    "Outcome",
+    "TabletopEnv",
+    "Thing",
+    "all_outcomes",
+    "feasible",
+    "held_out_combination",
+    "instructions",
+    "mentions",
+    "parse_instruction",
+    "parse_outcome",
+    "phrase",
+    "rollout",
+]

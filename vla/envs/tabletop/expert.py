@@ -1,0 +1,226 @@
+"""A scripted expert that brings any outcome about, on request also fails, and the episodes it records."""
+
+# Shapes: T steps, E numbers a state, N nodes of the path graph, O obstacles.
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE, TabletopEnv
+from vla.envs.tabletop.outcomes import Outcome, all_outcomes, feasible, placements
+from vla.envs.tabletop.state import (
+    HELD,
+    PRESENT,
+    SHAPES,
+    SUCTION,
+    TIP_RADIUS,
+    objects,
+    positions,
+    radii,
+    slot_of,
+    things_on_table,
+    tip_gap,
+    tip_position,
+)
+
+Failure = Literal["wrong_object", "drops", "stops", "wrong_target"]
+
+_GAIN: Final = 0.6  # of the remaining distance, what a step covers
+_SLOWEST: Final = 0.012  # a step towards contact, in table units
+_SUCTION_GAP: Final = 0.03  # the suction goes on this near to the thing
+_ARRIVED: Final = 0.018  # a carried thing is put down this near to its spot
+_PASSAGE: Final = 0.012  # room left between the tip and what it goes around
+
+
+@dataclass(frozen=True)
+class EpisodeArrays:
+    """One recorded episode. Row t of `action` is what was intended on seeing row t of the observations."""
+
+    images: dict[str, np.ndarray]  # camera -> uint8 [T, H, W, 3]; empty if the environment does not render
+    state: np.ndarray  # float32 [T, 4]
+    environment_state: np.ndarray  # float32 [T, E]
+    action: np.ndarray  # float32 [T, 3]
+    success: np.ndarray  # bool [T]: the outcome had been brought about when action t was over
+    instruction: str
+    outcome: Outcome
+    family: str
+
+
+def rollout(
+    env: TabletopEnv,
+    seed: int,
+    options: dict[str, Any] | None = None,
+    expert_kwargs: dict[str, Any] | None = None,
+    extra_steps: int = 2,
+) -> EpisodeArrays:
+    """One episode of the expert, a pure function of its arguments.
+
+    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, at most to the environment's limit.
+    """
+    observation, info = env.reset(seed=seed, options=options)
+    expert = Expert(info["outcome"], np.random.default_rng([seed, 4]), **(expert_kwargs or {}))
+    observations, actions, success = [], [], []
+    succeeded = truncated = False
+    while extra_steps > 0 or not (succeeded or expert.finished):
+        extra_steps -= succeeded or expert.finished
+        observations.append(observation)
+        actions.append(expert.act(observation[ENVIRONMENT_STATE]))
+        observation, _, terminated, truncated, _ = env.step(actions[-1])
+        succeeded |= terminated
+        success.append(succeeded)
+        if truncated:
+            break
+    images = {CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observation else {}
+    return EpisodeArrays(
+        images=images,
+        state=np.stack([o[STATE] for o in observations]),
+        environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
+        action=np.stack(actions),
+        success=np.array(success),
+        instruction=info["instruction"],
+        outcome=info["outcome"],
+        family=info["family"],
+    )
+
+
+class Expert:
+    """Acts towards `outcome`, or fails at it on purpose.
+
+    Without a `failure` it is a pure function of the state. `wrong_object` does the same with another thing, `wrong_target` puts
+    the thing somewhere else, `drops` lets go on the way, `stops` stops on the way. Where an outcome or a table leaves no such
+    failure (nothing to drop in `touch`), it stops instead.
+    """
+
+    def __init__(self, outcome: Outcome, rng: np.random.Generator, failure: Failure | None = None) -> None:
+        self._outcome = outcome
+        self._rng = rng
+        self._failure = failure
+        self._steps_left: int | None = None
+        self.finished = False  # whether a deliberate failure is complete
+
+    def act(self, state: np.ndarray) -> np.ndarray:
+        """The action float32 [3] in `state [E]`."""
+        if self._failure is None:
+            return expert_action(self._outcome, state)
+        if self._steps_left is None:
+            self._plan_failure(state)
+        if self._failure == "stops" or (self._failure == "drops" and state[HELD] >= 0):
+            self._steps_left -= 1  # type: ignore[operator]
+        if self._steps_left == 0 and not self.finished:
+            self.finished = True
+            return _action(np.zeros(2), state[SUCTION] > 0 and self._failure == "stops")
+        self.finished |= bool(self._outcome.holds(state))
+        return _stay(state) if self.finished else expert_action(self._outcome, state)
+
+    def _plan_failure(self, state: np.ndarray) -> None:
+        self._steps_left = int(self._rng.integers(2, 7)) if self._failure in ("stops", "drops") else -1
+        if self._failure in ("wrong_object", "wrong_target"):
+            others = self._wrong_outcomes(state)
+            if others:
+                self._outcome = others[self._rng.integers(len(others))]
+                return
+            self._failure, self._steps_left = "stops", 3
+        elif self._failure == "drops" and not self._outcome.places:
+            self._failure = "stops"
+
+    def _wrong_outcomes(self, state: np.ndarray) -> list[Outcome]:
+        right = self._outcome
+        if self._failure == "wrong_target":
+            same_family = all_outcomes(state, (right.family,))
+            return [o for o in same_family if o.thing == right.thing and o != right]
+        named = {right.thing, *right.others}
+        swapped = [replace(right, thing=thing) for thing in things_on_table(state) if thing not in named]
+        return [outcome for outcome in swapped if feasible(outcome, state)]
+
+
+def expert_action(outcome: Outcome, state: np.ndarray) -> np.ndarray:
+    """The expert's action float32 [3] towards `outcome` in `state [E]`; stays still once it holds."""
+    if outcome.holds(state):
+        return _stay(state)
+    slot, held = int(slot_of(state, outcome.thing)), int(state[HELD])
+    if held < 0:
+        return _approach(outcome, state, slot)
+    if held != slot or not outcome.places:
+        return _action(np.zeros(2), hold=False)
+    return _carry(outcome, state, slot)
+
+
+def _approach(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
+    """To the near side of the thing, around everything else; suction on just before contact unless it is only touched."""
+    tip, goal = tip_position(state).astype(float), positions(state)[slot].astype(float)
+    gap = float(tip_gap(state, slot, SHAPES.index(outcome.thing.shape)))
+    waypoint = _next_waypoint(state, tip, goal, slot)
+    distance = gap if waypoint is goal else float(np.linalg.norm(waypoint - tip)) / _GAIN
+    step = _towards(waypoint - tip, max(_GAIN * distance, _SLOWEST))
+    return _action(step, hold=outcome.family != "touch" and gap < _SUCTION_GAP)
+
+
+def _carry(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
+    """To the nearest good spot, and down."""
+    offset = _best_spot(outcome, state) - positions(state)[slot]
+    distance = float(np.linalg.norm(offset))
+    if distance < _ARRIVED:
+        return _action(np.zeros(2), hold=False)
+    return _action(_towards(offset, max(_GAIN * distance, _SLOWEST)), hold=True)
+
+
+def _best_spot(outcome: Outcome, state: np.ndarray) -> np.ndarray:
+    """The free spot nearest to the thing where the outcome holds with its margin, or with most of what can be had: [2]."""
+    spots, slack = placements(outcome, state)
+    good = spots[slack >= min(outcome.margin, 0.7 * slack.max())]
+    return good[np.linalg.norm(good - positions(state)[int(slot_of(state, outcome.thing))], axis=1).argmin()]
+
+
+def _next_waypoint(state: np.ndarray, tip: np.ndarray, goal: np.ndarray, slot: int) -> np.ndarray:
+    """The first corner [2] of the shortest way from the tip to the goal around all things but `slot`; the goal if it is free.
+
+    A visibility graph over points around each obstacle. Obstacles shrink to leave the tip and the goal outside.
+    """
+    standing = objects(state)[:, PRESENT] > 0
+    standing[slot] = False
+    centres = positions(state)[standing].astype(float)
+    room = np.minimum(np.linalg.norm(centres - tip, axis=1), np.linalg.norm(centres - goal, axis=1)) - 1e-3
+    radius = np.minimum(radii(state)[standing] + TIP_RADIUS + _PASSAGE, room)
+    if _clear(tip[None], goal[None], centres, radius).all():
+        return goal
+    ring = np.stack([np.cos(_BEARINGS), np.sin(_BEARINGS)], axis=1)
+    nodes = (centres[:, None] + (1.1 * radius[:, None, None]) * ring).reshape(-1, 2)
+    outside = (np.linalg.norm(nodes[:, None] - centres, axis=-1) > radius).all(axis=1)
+    on_table = (np.abs(nodes - 0.5) <= 0.5 - TIP_RADIUS).all(axis=1)
+    nodes = np.concatenate([nodes[outside & on_table], goal[None], tip[None]])
+    length = np.linalg.norm(nodes[:, None] - nodes, axis=-1)
+    length[~_clear(nodes[:, None], nodes[None], centres, radius)] = np.inf
+    to_goal = length[:, -2].copy()
+    for _ in range(len(centres) + 2):
+        to_goal = np.minimum(to_goal, (length + to_goal).min(axis=1))
+    first = int((length[-1] + to_goal)[:-1].argmin())
+    found = np.isfinite(to_goal[-1]) and first < len(nodes) - 2
+    return nodes[first] if found else goal
+
+
+_BEARINGS: Final = 2 * np.pi * np.arange(12) / 12
+
+
+def _clear(start: np.ndarray, stop: np.ndarray, centres: np.ndarray, radius: np.ndarray) -> np.ndarray:
+    """Whether segments `[..., 2]` to `[..., 2]` keep out of all circles `[O, 2]`, `[O]`: `[...]`."""
+    start, stop = np.broadcast_arrays(start, stop)
+    span = (stop - start)[..., None, :]
+    offset = centres - start[..., None, :]
+    along = np.clip((offset * span).sum(-1) / np.maximum((span**2).sum(-1), 1e-12), 0, 1)
+    return (np.linalg.norm(offset - along[..., None] * span, axis=-1) >= radius).all(axis=-1)
+
+
+def _towards(direction: np.ndarray, distance: float) -> np.ndarray:
+    """A step of at most `distance` (table units) along `direction [2]`, in units of `MAX_STEP`, at most 1 long."""
+    return direction / max(float(np.linalg.norm(direction)), 1e-9) * min(distance / MAX_STEP, 1.0)
+
+
+def _stay(state: np.ndarray) -> np.ndarray:
+    return _action(np.zeros(2), hold=state[HELD] >= 0)
+
+
+def _action(step: np.ndarray, hold: bool | np.bool_) -> np.ndarray:
+    return np.array([*step, 1.0 if hold else -1.0], np.float32)

@@ -1,0 +1,272 @@
+"""What can be brought about on the table: eight families of outcomes, as signed slacks in table units.
+
+Each family is one function that says by how much its condition is met (positive: met). `holds` is its sign, `feasible` asks
+for a free spot where it is positive, and the expert aims at the nearest free spot where it is comfortably so.
+"""
+
+# Shapes: ... any leading axes, E numbers a state, M spots of the placement grid.
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+
+from vla.envs.tabletop.state import (
+    CONTACT,
+    HELD,
+    SHAPES,
+    Thing,
+    in_slot,
+    objects,
+    positions,
+    radii,
+    slot_of,
+    things_on_table,
+    tip_gap,
+)
+from vla.envs.tabletop.state import PRESENT as _PRESENT
+
+PLACES: Final = (
+    "top left", "top middle", "top right",
+    "middle left", "centre", "middle right",
+    "bottom left", "bottom middle", "bottom right",
+)  # fmt: skip
+RELATIONS: Final = ("left of", "right of", "above", "below")
+LANDMARKS: Final = ("centre", "edge")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One predicate over states `[..., E]`. Written `next_to(red disc, blue star)`, `region(red disc, top left)`,
+    `direction(red disc, left of, blue star)`.
+
+    Raises ValueError for an unknown family, a wrong number of things, a repeated thing or a wrong `where`.
+    """
+
+    family: str
+    thing: Thing  # the one that is moved or touched
+    others: tuple[Thing, ...] = ()  # what it is put next to, between, ...
+    where: str | None = None  # a place (region), a relation (direction) or a landmark (away)
+
+    def __post_init__(self) -> None:
+        if self.family not in _FAMILIES:
+            raise ValueError(f"outcome family {self.family!r} is unknown: use one of {', '.join(_FAMILIES)}")
+        family = _FAMILIES[self.family]
+        if len(self.others) != family.others or len({self.thing, *self.others}) != 1 + family.others:
+            raise ValueError(f"outcome {self!s}: {self.family} takes {1 + family.others} different things")
+        if self.where not in (family.wheres or (None,)):
+            choices = ", ".join(family.wheres) or "none"
+            raise ValueError(f"outcome {self!s}: {self.where!r} is not a `where` of {self.family}; choices: {choices}")
+        if self.family == "between":
+            object.__setattr__(self, "others", tuple(sorted(self.others)))
+
+    def __str__(self) -> str:
+        arguments = [self.thing, *([self.where] if self.where else []), *self.others]
+        return f"{self.family}({', '.join(map(str, arguments))})"
+
+    @classmethod
+    def parse(cls, text: str) -> Outcome:
+        """The inverse of `str(outcome)`. Raises ValueError for anything else."""
+        match = re.fullmatch(r"(\w+)\((.+)\)", text)
+        if match is None:
+            raise ValueError(f"outcome {text!r} is not of the form family(thing, ...)")
+        thing, *arguments = match[2].split(", ")
+        wheres = [argument for argument in arguments if argument in _WHERES]
+        others = tuple(Thing.parse(argument) for argument in arguments if argument not in _WHERES)
+        if len(wheres) > 1:
+            raise ValueError(f"outcome {text!r} has more than one place")
+        return cls(match[1], Thing.parse(thing), others, wheres[0] if wheres else None)
+
+    @property
+    def intention_free(self) -> bool:
+        """Whether the states alone show it (see `vla.tasks.outcomes`)."""
+        return _FAMILIES[self.family].intention_free
+
+    @property
+    def places(self) -> bool:
+        """Whether it is about where the thing ends up after it has been put down."""
+        return _FAMILIES[self.family].placement is not None
+
+    @property
+    def margin(self) -> float:
+        """The slack a careful placement aims at, in table units."""
+        return _FAMILIES[self.family].margin
+
+    def holds(self, states: np.ndarray) -> np.ndarray:
+        """Whether it holds: `states [..., E]` -> bool `[...]`; False where one of its things is not on the table."""
+        slot = slot_of(states, self.thing)
+        present = slot >= 0
+        for other in self.others:
+            present &= slot_of(states, other) >= 0
+        held = states[..., HELD]
+        if self.family == "lift":
+            return present & (held == slot)
+        if self.family == "touch":
+            return present & (held < 0) & (self.slack(states) > 0)
+        return present & (held != slot) & (self.slack(states) > 0)
+
+    def slack(self, states: np.ndarray) -> np.ndarray:
+        """By how much its geometry is met, whatever is held; meaningless where a thing is absent: `[..., E]` -> `[...]`."""
+        slot = slot_of(states, self.thing)
+        if self.family == "lift":
+            return np.where(states[..., HELD] == slot, 1.0, -1.0)
+        if self.family == "touch":
+            return CONTACT - tip_gap(states, slot, SHAPES.index(self.thing.shape))
+        others = [in_slot(positions(states), slot_of(states, other)) for other in self.others]
+        return self.slack_at(in_slot(positions(states), slot), others)
+
+    def slack_at(self, position: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+        """The slack if the thing lay at `position [..., 2]` and the others at theirs. Only where `places`."""
+        placement = _FAMILIES[self.family].placement
+        if placement is None:
+            raise ValueError(f"{self!s} is not about a position")
+        return placement(position, others, self.where or "")
+
+
+def parse_outcome(text: str) -> Outcome:
+    """The inverse of `str(outcome)`. Raises ValueError for anything else."""
+    return Outcome.parse(text)
+
+
+def feasible(outcome: Outcome, state: np.ndarray) -> bool:
+    """Whether it is clearly false in `state [E]`, and there is a free spot on the table where it would be true."""
+    slots = things_on_table(state)
+    if not {outcome.thing, *outcome.others} <= slots.keys():
+        return False
+    if outcome.slack(state) > -_FAMILIES[outcome.family].clearly_false:
+        return False
+    return not outcome.places or bool((placements(outcome, state)[1] > _FEASIBLE_SLACK).any())
+
+
+def all_outcomes(state: np.ndarray, families: Sequence[str] | None = None) -> list[Outcome]:
+    """Every feasible outcome of the families (default: the base ones) in `state [E]`, in a fixed order."""
+    things = list(things_on_table(state))
+    return [
+        outcome
+        for name in families or BASE_FAMILIES
+        for outcome in _outcomes_about(things, name)
+        if feasible(outcome, state)
+    ]
+
+
+def placements(outcome: Outcome, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Where its thing could lie, on the table and clear of all others: spots `[M, 2]` and the slack `[M]` at each."""
+    slot = int(slot_of(state, outcome.thing))
+    centres, radius = positions(state), radii(state)
+    standing = objects(state)[:, _PRESENT] > 0
+    standing[slot] = False
+    on_table = np.abs(_SPOTS - 0.5).max(axis=1) <= 0.5 - radius[slot]
+    spots = _SPOTS[on_table]
+    if standing.any():
+        distance = np.linalg.norm(spots[:, None] - centres[standing], axis=-1)
+        spots = spots[(distance > radius[slot] + radius[standing] + _CLEARANCE).all(axis=1)]
+    return spots, outcome.slack_at(spots, [centres[int(slot_of(state, other))] for other in outcome.others])
+
+
+def held_out_combination(outcome: Outcome) -> bool:
+    """The fixed rule for combinations to keep out of training: one eighth of all (thing, family) pairs, two things a family.
+
+    Every thing, every colour, every shape and every family still occurs in training, in other combinations.
+    """
+    colour = ("red", "green", "blue", "yellow").index(outcome.thing.colour)
+    shape = SHAPES.index(outcome.thing.shape)
+    return (colour + 4 * shape + 3 * FAMILIES.index(outcome.family)) % 8 == 0
+
+
+def _outcomes_about(things: Sequence[Thing], name: str) -> list[Outcome]:
+    if name not in _FAMILIES:
+        raise ValueError(f"outcome family {name!r} is unknown: use one of {', '.join(FAMILIES)}")
+    family = _FAMILIES[name]
+    tuples = itertools.permutations(things, 1 + family.others)
+    outcomes = [Outcome(name, thing, tuple(rest), where) for thing, *rest in tuples for where in family.wheres or (None,)]
+    return list(dict.fromkeys(outcomes))
+
+
+# The families. Every placement function: position [..., 2] of the thing, positions [..., 2] of the others, where -> [...].
+
+_NEAR = 0.22
+_FAR = 0.36
+_CELL = 1 / 3
+
+
+def _region(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    row, column = divmod(PLACES.index(where), 3)
+    return np.minimum(_inside_third(position[..., 0], column), _inside_third(position[..., 1], 2 - row))
+
+
+def _inside_third(coordinate: np.ndarray, third: int) -> np.ndarray:
+    if third == 0:
+        return _CELL - coordinate
+    if third == 2:
+        return coordinate - 2 * _CELL
+    return _CELL / 2 - np.abs(coordinate - 0.5)
+
+
+def _next_to(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    return _NEAR - _distance(position, others[0])
+
+
+def _direction(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    offset = position - others[0]
+    axis = 0 if where in ("left of", "right of") else 1
+    sign = 1 if where in ("right of", "above") else -1
+    along, lateral = sign * offset[..., axis], np.abs(offset[..., 1 - axis])
+    return np.minimum(np.minimum(along - 0.08, 0.11 - lateral), _FAR - np.hypot(along, lateral))
+
+
+def _separate(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    return _distance(position, others[0]) - _FAR
+
+
+def _away(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    if where == "centre":
+        return np.hypot(position[..., 0] - 0.5, position[..., 1] - 0.5) - 0.38
+    from_centre = np.maximum(np.abs(position[..., 0] - 0.5), np.abs(position[..., 1] - 0.5))
+    return 0.22 - from_centre
+
+
+def _between(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
+    span = others[1] - others[0]
+    length = np.maximum(np.hypot(span[..., 0], span[..., 1]), 1e-6)
+    offset = position - others[0]
+    along = (offset * span).sum(axis=-1) / length
+    lateral = np.abs(offset[..., 0] * span[..., 1] - offset[..., 1] * span[..., 0]) / length
+    return np.minimum(np.minimum(along - 0.1, length - 0.1 - along), 0.08 - lateral)
+
+
+def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    return np.hypot(a[..., 0] - b[..., 0], a[..., 1] - b[..., 1])
+
+
+@dataclass(frozen=True)
+class _Family:
+    placement: Callable[[np.ndarray, Sequence[np.ndarray], str], np.ndarray] | None  # None: about the tip, not a position
+    clearly_false: float  # it counts as not yet done when its slack is below minus this
+    margin: float = 0.0  # the slack a careful placement aims at
+    others: int = 0
+    wheres: tuple[str, ...] = ()
+    intention_free: bool = True
+
+
+_FAMILIES: Final = {
+    "region": _Family(_region, clearly_false=0.04, margin=0.08, wheres=PLACES),
+    "next_to": _Family(_next_to, clearly_false=0.06, margin=0.035, others=1),
+    "direction": _Family(_direction, clearly_false=0.04, margin=0.05, others=1, wheres=RELATIONS),
+    "separate": _Family(_separate, clearly_false=_FAR - 0.21, margin=0.05, others=1),
+    "touch": _Family(None, clearly_false=0.04),
+    "away": _Family(_away, clearly_false=0.12, margin=0.05, wheres=LANDMARKS),
+    "lift": _Family(None, clearly_false=0.5),
+    "between": _Family(_between, clearly_false=0.04, margin=0.03, others=2),
+}
+FAMILIES: Final = tuple(_FAMILIES)
+BASE_FAMILIES: Final = FAMILIES[:6]
+_WHERES: Final = frozenset(PLACES + RELATIONS + LANDMARKS)
+
+_FEASIBLE_SLACK: Final = 0.015
+_CLEARANCE: Final = 0.01
+_SPOTS: Final = np.stack(np.meshgrid(np.arange(0.04, 0.97, 0.02), np.arange(0.04, 0.97, 0.02)), axis=-1).reshape(-1, 2)

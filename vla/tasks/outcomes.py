@@ -1,0 +1,53 @@
+"""The contract between an environment's outcomes and everything that uses them (collection, relabelling, rewards, evaluation).
+
+An *outcome* is a predicate over recorded simulator states, with a canonical text and a grammar of instructions. Every
+environment brings its own (`vla.envs.tabletop` is one); nothing outside the environment knows what is in a state.
+"""
+
+# Shapes: E numbers in `observation.environment_state`.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+Split = Literal["train", "held_out"]
+
+
+class Outcome(Protocol):
+    """A frozen, hashable predicate over simulator states. `str(outcome)` is its canonical text."""
+
+    @property
+    def family(self) -> str:
+        """The kind of task it belongs to, e.g. `next_to`: the default stratum."""
+
+    @property
+    def intention_free(self) -> bool:
+        """Whether the states alone show it, so that hindsight may claim it of an episode that had another purpose."""
+
+    def holds(self, states: np.ndarray) -> np.ndarray:
+        """Whether it holds: `states [..., E]` -> bool `[...]`."""
+
+
+AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
+
+
+class OutcomeGrammar(Protocol[AnyOutcome]):
+    """What an environment's package offers about its outcomes; a module with these functions satisfies it."""
+
+    def parse_outcome(self, text: str) -> AnyOutcome:
+        """The inverse of `str(outcome)`. Raises ValueError for anything else."""
+
+    def all_outcomes(self, state: np.ndarray, families: Sequence[str] = ...) -> list[AnyOutcome]:
+        """Every outcome that is false in `state [E]` and can be brought about from it."""
+
+    def instructions(self, outcome: Any, split: Split = "train") -> list[str]:
+        """Every phrasing of the outcome in that split."""
+
+    def phrase(self, outcome: Any, rng: np.random.Generator, split: Split = "train") -> str:
+        """One phrasing, drawn by `rng`."""
+
+    def parse_instruction(self, text: str) -> AnyOutcome | None:
+        """The outcome an instruction of the grammar (either split) asks for, None for any other text."""
