@@ -30,13 +30,16 @@ Observation = dict[str, np.ndarray]
 class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
     """The tip moves by `MAX_STEP * (dx, dy)` a step; `hold > 0` is suction on, which lifts what the tip touches.
 
-    Observations: `observation.images.top` uint8 [H, W, 3] (left out, also of the space, with `render_observations=False`; draw
-    on demand with `image()`), `observation.state` float32 [4] = (tip x, tip y, suction, holding) and
-    `observation.environment_state` float32 [E] (layout: `vla.envs.tabletop.state`). Actions: float32 [3] = (dx, dy, hold), clipped to
-    [-1, 1]. The reward is 1 in the step that brings the outcome about, which ends the episode; stepping on is allowed.
+    Observations:
+    - `observation.images.top`: uint8 [H, W, 3]; absent with `render_observations=False` (draw on demand with `image()`)
+    - `observation.state`: float32 [4] = (tip x, tip y, suction, holding)
+    - `observation.environment_state`: float32 [E], laid out as `vla.envs.tabletop.state` says
 
-    Options of `reset`: `family`, `outcome`, `families`, `allowed` (see `sample_task`) and `phrasings` ("train" or "held_out").
-    Table, outcome, instruction and disturbances are pure functions of the seed and these.
+    Actions: float32 [3] = (dx, dy, hold), clipped to [-1, 1]. The reward is 1 where the outcome holds after the step, which
+    ends the episode; stepping on is allowed.
+
+    Options of `reset`: `family`, `outcome`, `families`, `allowed` (see `sample_task`), `phrasings` ("train" or
+    "held_out"). Table, outcome, instruction and disturbances are pure functions of the seed and these.
 
     `actuation_noise` is the standard deviation of a disturbance of the executed motion, as a fraction of `MAX_STEP`:
     correlated in time, with occasional short kicks, so that demonstrations visit states off the ideal path.

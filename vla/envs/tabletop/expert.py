@@ -10,7 +10,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE, TabletopEnv
-from vla.envs.tabletop.outcomes import Outcome, all_outcomes, feasible, placements
+from vla.envs.tabletop.outcomes import Outcome, all_outcomes, feasible, free_spots, slack_at_spots
 from vla.envs.tabletop.state import (
     HELD,
     PRESENT,
@@ -58,7 +58,7 @@ def rollout(
 ) -> EpisodeArrays:
     """One episode of the expert, a pure function of its arguments.
 
-    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, at most to the environment's limit.
+    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, within the environment's limit.
     """
     observation, info = env.reset(seed=seed, options=options)
     expert = Expert(info["outcome"], np.random.default_rng([seed, 4]), **(expert_kwargs or {}))
@@ -89,9 +89,9 @@ def rollout(
 class Expert:
     """Acts towards `outcome`, or fails at it on purpose.
 
-    Without a `failure` it is a pure function of the state. `wrong_object` does the same with another thing, `wrong_target` puts
-    the thing somewhere else, `drops` lets go on the way, `stops` stops on the way. Where an outcome or a table leaves no such
-    failure (nothing to drop in `touch`), it stops instead.
+    Without a `failure` it is a pure function of the state. `wrong_object` does the same with another thing, `wrong_target`
+    puts the thing somewhere else, `drops` lets go on the way, `stops` stops on the way. Where an outcome or a table leaves
+    no such failure (nothing to drop in `touch`), it stops instead.
     """
 
     def __init__(self, outcome: Outcome, rng: np.random.Generator, failure: Failure | None = None) -> None:
@@ -149,7 +149,7 @@ def expert_action(outcome: Outcome, state: np.ndarray) -> np.ndarray:
 
 
 def _approach(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
-    """To the near side of the thing, around everything else; suction on just before contact unless it is only touched."""
+    """To the near side of the thing, around everything else; suction on just before contact unless to touch."""
     tip, goal = tip_position(state).astype(float), positions(state)[slot].astype(float)
     gap = float(tip_gap(state, slot, SHAPES.index(outcome.thing.shape)))
     waypoint = _next_waypoint(state, tip, goal, slot)
@@ -168,16 +168,25 @@ def _carry(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
 
 
 def _best_spot(outcome: Outcome, state: np.ndarray) -> np.ndarray:
-    """The free spot nearest to the thing where the outcome holds with its margin, or with most of what can be had: [2]."""
-    spots, slack = placements(outcome, state)
-    good = spots[slack >= min(outcome.margin, 0.7 * slack.max())]
-    return good[np.linalg.norm(good - positions(state)[int(slot_of(state, outcome.thing))], axis=1).argmin()]
+    """The nearest free spot where the outcome holds with its margin, or with most of what can be had: [2].
+
+    Only spots that the tip, holding the thing as it does, can bring it to; unless there are none.
+    """
+    centre = positions(state)[int(slot_of(state, outcome.thing))]
+    spots = free_spots(outcome.thing, state)
+    tip_there = spots + (tip_position(state) - centre)
+    reachable = spots[np.abs(tip_there - 0.5).max(axis=1) <= 0.5 - TIP_RADIUS]
+    slack = slack_at_spots(outcome, state, reachable)
+    if not (slack > 0).any():
+        reachable, slack = spots, slack_at_spots(outcome, state, spots)
+    good = reachable[slack >= min(outcome.margin, 0.7 * slack.max())]
+    return good[np.linalg.norm(good - centre, axis=1).argmin()]
 
 
 def _next_waypoint(state: np.ndarray, tip: np.ndarray, goal: np.ndarray, slot: int) -> np.ndarray:
-    """The first corner [2] of the shortest way from the tip to the goal around all things but `slot`; the goal if it is free.
+    """The first corner [2] of the shortest way from the tip to the goal around all things but `slot`.
 
-    A visibility graph over points around each obstacle. Obstacles shrink to leave the tip and the goal outside.
+    It is `goal` itself where the straight way is free, or none is. A visibility graph over points around each obstacle. Obstacles shrink to leave the tip and the goal outside.
     """
     standing = objects(state)[:, PRESENT] > 0
     standing[slot] = False

@@ -16,8 +16,8 @@ from vla.envs.tabletop.outcomes import FAMILIES, PLACES, RELATIONS, Outcome
 from vla.envs.tabletop.state import COLOURS, SHAPES, Thing
 from vla.tasks.outcomes import Split
 
-# In a template, {x} is the thing, {y} and {z} the others, {w} the place, relation or landmark. A capital letter stands for
-# the synonym.
+# In a template, {x} is the thing, {y} and {z} the others, {w} the place, relation or landmark. A capital letter stands
+# for the synonym.
 _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
     "region": {
         "train": (

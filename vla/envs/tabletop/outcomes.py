@@ -1,7 +1,7 @@
 """What can be brought about on the table: eight families of outcomes, as signed slacks in table units.
 
-Each family is one function that says by how much its condition is met (positive: met). `holds` is its sign, `feasible` asks
-for a free spot where it is positive, and the expert aims at the nearest free spot where it is comfortably so.
+Each family is one function that says by how much its condition is met (positive: met). `holds` is its sign, `feasible`
+asks for a free spot where it is positive, and the expert aims at the nearest free spot where it is comfortably so.
 """
 
 # Shapes: ... any leading axes, E numbers a state, M spots of the placement grid.
@@ -17,10 +17,14 @@ from typing import Final
 import numpy as np
 
 from vla.envs.tabletop.state import (
+    COLOURS,
     CONTACT,
     HELD,
+    PRESENT,
     SHAPES,
     Thing,
+    X,
+    Y,
     in_slot,
     objects,
     positions,
@@ -29,7 +33,6 @@ from vla.envs.tabletop.state import (
     things_on_table,
     tip_gap,
 )
-from vla.envs.tabletop.state import PRESENT as _PRESENT
 
 PLACES: Final = (
     "top left", "top middle", "top right",
@@ -111,7 +114,7 @@ class Outcome:
         return present & (held != slot) & (self.slack(states) > 0)
 
     def slack(self, states: np.ndarray) -> np.ndarray:
-        """By how much its geometry is met, whatever is held; meaningless where a thing is absent: `[..., E]` -> `[...]`."""
+        """By how much its geometry is met, whatever is held: `[..., E]` -> `[...]`. Only where its things are present."""
         slot = slot_of(states, self.thing)
         if self.family == "lift":
             return np.where(states[..., HELD] == slot, 1.0, -1.0)
@@ -135,59 +138,62 @@ def parse_outcome(text: str) -> Outcome:
 
 def feasible(outcome: Outcome, state: np.ndarray) -> bool:
     """Whether it is clearly false in `state [E]`, and there is a free spot on the table where it would be true."""
-    slots = things_on_table(state)
-    if not {outcome.thing, *outcome.others} <= slots.keys():
+    if not {outcome.thing, *outcome.others} <= things_on_table(state).keys():
         return False
-    if outcome.slack(state) > -_FAMILIES[outcome.family].clearly_false:
-        return False
-    return not outcome.places or bool((placements(outcome, state)[1] > _FEASIBLE_SLACK).any())
+    return _feasible(outcome, state, free_spots(outcome.thing, state))
 
 
 def all_outcomes(state: np.ndarray, families: Sequence[str] | None = None) -> list[Outcome]:
     """Every feasible outcome of the families (default: the base ones) in `state [E]`, in a fixed order."""
-    things = list(things_on_table(state))
-    return [
-        outcome
-        for name in families or BASE_FAMILIES
-        for outcome in _outcomes_about(things, name)
-        if feasible(outcome, state)
-    ]
+    spots = {thing: free_spots(thing, state) for thing in things_on_table(state)}
+    outcomes = (outcome for name in families or BASE_FAMILIES for outcome in outcomes_about(list(spots), name))
+    return [outcome for outcome in outcomes if _feasible(outcome, state, spots[outcome.thing])]
 
 
-def placements(outcome: Outcome, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where its thing could lie, on the table and clear of all others: spots `[M, 2]` and the slack `[M]` at each."""
-    slot = int(slot_of(state, outcome.thing))
-    centres, radius = positions(state), radii(state)
-    standing = objects(state)[:, _PRESENT] > 0
-    standing[slot] = False
-    on_table = np.abs(_SPOTS - 0.5).max(axis=1) <= 0.5 - radius[slot]
-    spots = _SPOTS[on_table]
-    if standing.any():
-        distance = np.linalg.norm(spots[:, None] - centres[standing], axis=-1)
-        spots = spots[(distance > radius[slot] + radius[standing] + _CLEARANCE).all(axis=1)]
-    return spots, outcome.slack_at(spots, [centres[int(slot_of(state, other))] for other in outcome.others])
+def outcomes_about(things: Sequence[Thing], family: str) -> list[Outcome]:
+    """Every outcome of the family about these things, feasible or not, in a fixed order."""
+    if family not in _FAMILIES:
+        raise ValueError(f"outcome family {family!r} is unknown: use one of {', '.join(FAMILIES)}")
+    wheres = _FAMILIES[family].wheres or (None,)
+    named = itertools.permutations(things, 1 + _FAMILIES[family].others)
+    outcomes = [Outcome(family, thing, tuple(others), where) for thing, *others in named for where in wheres]
+    return list(dict.fromkeys(outcomes))
+
+
+def free_spots(thing: Thing, state: np.ndarray) -> np.ndarray:
+    """Where the thing could lie in `state [E]`, on the table and clear of all others, on a fixed grid: `[M, 2]`."""
+    spots = _SPOTS[np.abs(_SPOTS - 0.5).max(axis=1) <= 0.5 - thing.radius]
+    rows, radius = objects(state), radii(state)
+    free = np.ones(len(spots), bool)
+    for slot in set(np.flatnonzero(rows[:, PRESENT]).tolist()) - {int(slot_of(state, thing))}:
+        offset = spots - rows[slot, X : Y + 1]
+        free &= offset[:, 0] ** 2 + offset[:, 1] ** 2 > (thing.radius + radius[slot] + _CLEARANCE) ** 2
+    return spots[free]
+
+
+def slack_at_spots(outcome: Outcome, state: np.ndarray, spots: np.ndarray) -> np.ndarray:
+    """The slack if its thing lay at each of `spots [M, 2]`, all else as in `state [E]`: `[M]`."""
+    others = [positions(state)[int(slot_of(state, other))] for other in outcome.others]
+    return outcome.slack_at(spots, others)
+
+
+def _feasible(outcome: Outcome, state: np.ndarray, spots: np.ndarray) -> bool:
+    if outcome.slack(state) > -_FAMILIES[outcome.family].clearly_false:
+        return False
+    return not outcome.places or bool((slack_at_spots(outcome, state, spots) > _FEASIBLE_SLACK).any())
 
 
 def held_out_combination(outcome: Outcome) -> bool:
-    """The fixed rule for combinations to keep out of training: one eighth of all (thing, family) pairs, two things a family.
+    """The fixed rule for combinations to keep out of training: an eighth of all (thing, family) pairs, two things a family.
 
     Every thing, every colour, every shape and every family still occurs in training, in other combinations.
     """
-    colour = ("red", "green", "blue", "yellow").index(outcome.thing.colour)
+    colour = COLOURS.index(outcome.thing.colour)
     shape = SHAPES.index(outcome.thing.shape)
     return (colour + 4 * shape + 3 * FAMILIES.index(outcome.family)) % 8 == 0
 
 
-def _outcomes_about(things: Sequence[Thing], name: str) -> list[Outcome]:
-    if name not in _FAMILIES:
-        raise ValueError(f"outcome family {name!r} is unknown: use one of {', '.join(FAMILIES)}")
-    family = _FAMILIES[name]
-    tuples = itertools.permutations(things, 1 + family.others)
-    outcomes = [Outcome(name, thing, tuple(rest), where) for thing, *rest in tuples for where in family.wheres or (None,)]
-    return list(dict.fromkeys(outcomes))
-
-
-# The families. Every placement function: position [..., 2] of the thing, positions [..., 2] of the others, where -> [...].
+# The placement functions: position [..., 2] of the thing, positions [..., 2] of the others, where -> slack [...].
 
 _NEAR = 0.22
 _FAR = 0.36
@@ -245,7 +251,9 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Family:
-    placement: Callable[[np.ndarray, Sequence[np.ndarray], str], np.ndarray] | None  # None: about the tip, not a position
+    placement: (
+        Callable[[np.ndarray, Sequence[np.ndarray], str], np.ndarray] | None
+    )  # None: about the tip, not a position
     clearly_false: float  # it counts as not yet done when its slack is below minus this
     margin: float = 0.0  # the slack a careful placement aims at
     others: int = 0

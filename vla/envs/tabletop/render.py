@@ -22,7 +22,6 @@ from vla.envs.tabletop.state import (
     TIP_RADIUS,
     X,
     Y,
-    corners,
     objects,
     tip_position,
 )
@@ -50,44 +49,50 @@ def render(state: np.ndarray, size: int = 128) -> np.ndarray:
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, row: np.ndarray, held: bool, scale: int) -> None:
-    centre, shape, angle = row[[X, Y]].astype(float), int(row[SHAPE]), float(row[ANGLE])
-    fill = _FILLS[int(row[COLOUR])]
-    lift = np.array([0.012, -0.016]) if held else np.array([0.004, -0.006])
-    _fill(draw, shape, centre + lift, angle, 1.0, _SHADOW, scale)
+    outline = _OUTLINES[SHAPES[int(row[SHAPE])]]
+    cos, sin = np.cos(row[ANGLE]), np.sin(row[ANGLE])
+    outline = scale * outline @ np.array([[cos, -sin], [sin, cos]])  # turned, and y down
+    centre = _pixel(row[[X, Y]], scale)
+    lift = scale * (_HELD_SHADOW if held else _LYING_SHADOW)
+    _fill(draw, centre + lift + outline, _SHADOW)
     if held:
-        _fill(draw, shape, centre, angle, 1.22, _TIP, scale)
-        _fill(draw, shape, centre, angle, 1.13, _HALO, scale)
-    _fill(draw, shape, centre, angle, 1.0, fill, scale)
+        _fill(draw, centre + 1.22 * outline, _TIP)
+        _fill(draw, centre + 1.13 * outline, _HALO)
+    _fill(draw, centre + outline, _FILLS[int(row[COLOUR])])
 
 
-def _fill(
-    draw: ImageDraw.ImageDraw,
-    shape: int,
-    centre: np.ndarray,
-    angle: float,
-    size: float,
-    colour: tuple[int, int, int],
-    scale: int,
-) -> None:
-    if SHAPES[shape] == "disc":
-        _circle(draw, centre, size * float(CIRCUMRADIUS[shape]), scale, fill=colour)
-    else:
-        draw.polygon(_pixels(corners(shape, centre, angle, size), scale).ravel().tolist(), fill=colour)
+def _draw_tip(draw: ImageDraw.ImageDraw, position: np.ndarray, suction: bool, scale: int) -> None:
+    x, y = map(float, _pixel(position, scale))
+    for radius, colour in ((1.18, _HALO), (1.0, _TIP), (0.0 if suction else 0.6, _HALO)):
+        r = radius * TIP_RADIUS * scale
+        if r > 0:
+            draw.ellipse((x - r, y - r, x + r, y + r), fill=colour)
 
 
-def _draw_tip(draw: ImageDraw.ImageDraw, centre: np.ndarray, suction: bool, scale: int) -> None:
-    width = max(1, round(0.009 * scale))
-    _circle(draw, centre, TIP_RADIUS + 0.004, scale, fill=_HALO)
-    _circle(draw, centre, TIP_RADIUS, scale, fill=_TIP if suction else _HALO, outline=_TIP, width=width)
+def _fill(draw: ImageDraw.ImageDraw, points: np.ndarray, colour: tuple[int, int, int]) -> None:
+    draw.polygon(points.ravel().tolist(), fill=colour)
 
 
-def _circle(draw: ImageDraw.ImageDraw, centre: np.ndarray, radius: float, scale: int, **style: object) -> None:
-    x, y = _pixels(np.asarray(centre, float), scale)
-    draw.ellipse((x - radius * scale, y - radius * scale, x + radius * scale, y + radius * scale), **style)  # type: ignore[arg-type]
+def _pixel(position: np.ndarray, scale: int) -> np.ndarray:
+    return np.array([position[0] * scale, (1 - position[1]) * scale])
 
 
-def _pixels(points: np.ndarray, scale: int) -> np.ndarray:
-    return np.array([0, scale]) + points * np.array([scale, -scale])
+def _outline(shape: str) -> np.ndarray:
+    """The drawn outline around the origin, first corner to the right; a star has notches, its solid hull none: `[n, 2]`."""
+    radius = float(CIRCUMRADIUS[SHAPES.index(shape)])
+    by_corner = {
+        "disc": [radius] * 48,
+        "square": [radius] * 4,
+        "triangle": [radius] * 3,
+        "star": [radius, radius / 2] * 5,
+    }
+    bearing = 2 * np.pi * np.arange(len(by_corner[shape])) / len(by_corner[shape])
+    return np.array(by_corner[shape])[:, None] * np.stack([np.cos(bearing), np.sin(bearing)], axis=1)
+
+
+_OUTLINES: Final = {shape: _outline(shape) for shape in SHAPES}
+_LYING_SHADOW: Final = np.array([0.004, 0.006])
+_HELD_SHADOW: Final = np.array([0.012, 0.016])
 
 
 @lru_cache(maxsize=8)

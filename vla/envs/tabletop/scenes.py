@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.tabletop.outcomes import BASE_FAMILIES, FAMILIES, Outcome, all_outcomes, feasible
+from vla.envs.tabletop.outcomes import BASE_FAMILIES, Outcome, feasible, outcomes_about
 from vla.envs.tabletop.state import (
     ANGLE,
     COLOUR,
@@ -25,6 +25,7 @@ from vla.envs.tabletop.state import (
     Y,
     empty_state,
     objects,
+    things_on_table,
     tip_position,
 )
 
@@ -42,24 +43,26 @@ def sample_task(
 ) -> tuple[np.ndarray, Outcome]:
     """A table `[E]` and something to do on it.
 
-    The outcome is `outcome` if given, else drawn from `family`, else from a family drawn from `families`; `allowed` rules
-    outcomes out. Tables are drawn until one admits the task; ValueError if none of 500 does.
+    The outcome is `outcome` if given, else drawn from `family`, else from a family drawn from `families`; `allowed`
+    rules outcomes out. Tables are drawn until one admits the task; ValueError if none of 500 does.
     """
     if outcome is None and family is None:
         family = str(np.random.default_rng([seed, 0]).choice(list(families)))
-    if outcome is None and family not in FAMILIES:
-        raise ValueError(f"options['family'] = {family!r} is unknown: use one of {', '.join(FAMILIES)}")
     for attempt in range(_ATTEMPTS):
         rng = np.random.default_rng([seed, 1, attempt])
         if outcome is not None:
             state = sample_scene(rng, (outcome.thing, *outcome.others), neighbours=outcome.family == "separate")
-            candidates = [outcome] if feasible(outcome, state) else []
+            candidates = [outcome]
         else:
             state = sample_scene(rng, neighbours=family == "separate")
-            candidates = [o for o in all_outcomes(state, (str(family),)) if allowed is None or allowed(o)]
-        if candidates:
-            return state, candidates[rng.integers(len(candidates))]
-    raise ValueError(f"no table of {_ATTEMPTS} admits {outcome or family}: ask for another outcome or allow more of them")
+            candidates = outcomes_about(list(things_on_table(state)), str(family))
+        for index in rng.permutation(len(candidates)):
+            candidate = candidates[index]
+            if (allowed is None or allowed(candidate)) and feasible(candidate, state):
+                return state, candidate
+    raise ValueError(
+        f"no table of {_ATTEMPTS} admits {outcome or family}: ask for another outcome or allow more of them"
+    )
 
 
 def sample_scene(rng: np.random.Generator, required: Sequence[Thing] = (), neighbours: bool = False) -> np.ndarray:
@@ -95,7 +98,9 @@ def _lay_out(rng: np.random.Generator, things: Sequence[Thing], neighbours: bool
                 spot = spots[0] + distance * np.array([np.cos(bearing), np.sin(bearing)])
             else:
                 spot = rng.uniform(radius, 1 - radius, 2)
-            gaps = [np.hypot(*(spot - other)) - radius - thing.radius for other, thing in zip(spots, things, strict=False)]
+            gaps = [
+                np.hypot(*(spot - other)) - radius - thing.radius for other, thing in zip(spots, things, strict=False)
+            ]
             on_table = bool((np.abs(spot - 0.5) <= 0.5 - radius).all())
             if on_table and min(gaps, default=1.0) > (0.0 if beside else 0.025):
                 spots.append(spot)

@@ -1,7 +1,7 @@
 """What is on the table: things, their sizes, and the layout of `observation.environment_state`.
 
-The table is the unit square, x to the right, y up. One float32 vector holds everything physical; the functions here read
-it, one state or any number of them at once.
+The table is the unit square, x to the right, y up. One float32 vector holds everything physical; the functions here
+read it, one state or any number of them at once.
 """
 
 # Shapes: ... any leading axes, E = STATE_SIZE, O = MAX_OBJECTS slots, K = OBJECT_SIZE numbers a slot.
@@ -19,19 +19,18 @@ MAX_OBJECTS: Final = 6
 TIP_RADIUS: Final = 0.022
 CONTACT: Final = 0.015  # the tip touches, and its suction reaches, whatever is nearer than this
 
-# Columns of a state [E]. HELD is the slot the suction holds, -1 for none; the tip is RAISED (collides with nothing) while
-# it holds, and after a release until nothing is under it.
+# Columns of a state [E]. HELD is the slot the suction holds, -1 for none; the tip is RAISED (collides with nothing)
+# while it holds, and after a release until nothing is under it.
 TIP_X, TIP_Y, SUCTION, HELD, RAISED, _FIRST_OBJECT = range(6)
 # Columns of a slot [K]. An empty slot has COLOUR = SHAPE = -1 and zeros.
 PRESENT, COLOUR, SHAPE, X, Y, ANGLE, VX, VY, IS_HELD = range(9)
 OBJECT_SIZE: Final = 9
 STATE_SIZE: Final = _FIRST_OBJECT + MAX_OBJECTS * OBJECT_SIZE
 
-# By shape id. Solid outlines are regular polygons with a corner at the thing's angle (a disc is one with many sides, a star
-# the hull of its points), of radii that make the four look the same size.
+# By shape id. Solid outlines are regular polygons with a corner at the thing's angle (a disc is one with many sides, a
+# star the hull of its points), of radii that make the four look the same size.
 SIDES: Final = np.array([360, 4, 3, 5])
 CIRCUMRADIUS: Final = np.array([0.064, 0.078, 0.085, 0.080])
-STAR_INNER_RADIUS: Final = 0.040
 
 
 @dataclass(frozen=True, order=True)
@@ -43,7 +42,9 @@ class Thing:
 
     def __post_init__(self) -> None:
         if self.colour not in COLOURS or self.shape not in SHAPES:
-            raise ValueError(f"no thing is called {self!s}: colours are {', '.join(COLOURS)}; shapes {', '.join(SHAPES)}")
+            raise ValueError(
+                f"no thing is called {self!s}: colours are {', '.join(COLOURS)}; shapes {', '.join(SHAPES)}"
+            )
 
     def __str__(self) -> str:
         return f"{self.colour} {self.shape}"
@@ -97,10 +98,8 @@ def slot_of(states: np.ndarray, thing: Thing) -> np.ndarray:
     """Which slot a thing is in, -1 where it is not on the table: `[..., E]` -> int `[...]`."""
     slots = objects(states)
     colour, shape = COLOURS.index(thing.colour), SHAPES.index(thing.shape)
-    slot = np.full(states.shape[:-1], -1)
-    for index in range(MAX_OBJECTS):
-        slot[(slots[..., index, COLOUR] == colour) & (slots[..., index, SHAPE] == shape)] = index
-    return slot
+    match = (slots[..., COLOUR] == colour) & (slots[..., SHAPE] == shape)
+    return match @ np.arange(1, MAX_OBJECTS + 1) - 1
 
 
 def in_slot(values: np.ndarray, slot: np.ndarray) -> np.ndarray:
@@ -137,7 +136,7 @@ def tip_gaps(state: np.ndarray) -> np.ndarray:
 
 
 def polygon_distance(offset: np.ndarray, angle: np.ndarray, sides: np.ndarray, radius: np.ndarray) -> np.ndarray:
-    """Signed distance from points at `offset [..., 2]` from the centre to a regular polygon with a corner at `angle`."""
+    """Signed distance from points at `offset [..., 2]` from the centre of a regular polygon, a corner at `angle`."""
     sector = 2 * np.pi / sides
     bearing = np.arctan2(offset[..., 1], offset[..., 0]) - angle
     from_normal = np.mod(bearing, sector) - sector / 2
@@ -146,13 +145,3 @@ def polygon_distance(offset: np.ndarray, angle: np.ndarray, sides: np.ndarray, r
     beyond_corner = np.abs(distance * np.sin(from_normal)) - radius * np.sin(sector / 2)
     outside = np.hypot(np.maximum(above_face, 0), np.maximum(beyond_corner, 0))
     return outside + np.minimum(above_face, 0)
-
-
-def corners(shape: int, centre: np.ndarray, angle: float, scale: float = 1.0) -> np.ndarray:
-    """The drawn outline of a polygon (a star with its notches): `[n, 2]`."""
-    if SHAPES[shape] == "star":
-        radius = np.tile([CIRCUMRADIUS[shape], STAR_INNER_RADIUS], 5)
-    else:
-        radius = np.full(SIDES[shape], CIRCUMRADIUS[shape])
-    bearing = angle + 2 * np.pi * np.arange(len(radius)) / len(radius)
-    return centre + scale * radius[:, None] * np.stack([np.cos(bearing), np.sin(bearing)], axis=1)

@@ -40,7 +40,7 @@ _PASSES: Final = pymunk.ShapeFilter(mask=0)
 class World:
     """Things and a tip on the table, started from a state `[E]`.
 
-    It simulates in float64 and shows itself in float32, so restarting from `state()` gives a nearly, not exactly, equal world.
+    It simulates in float64 and shows itself in float32: a world restarted from `state()` is nearly, not exactly, equal.
     """
 
     def __init__(self, state: np.ndarray) -> None:
@@ -51,7 +51,9 @@ class World:
         self._space.collision_slop = 0.001
         self._add_walls()
         self._tip = self._add_tip()
-        self._bodies = {slot: self._add_object(slot) for slot in np.flatnonzero(objects(self._state)[:, PRESENT])}
+        slots = np.flatnonzero(objects(self._state)[:, PRESENT]).tolist()
+        self._radius = {slot: float(CIRCUMRADIUS[int(objects(self._state)[slot, SHAPE])]) for slot in slots}
+        self._bodies = {slot: self._add_object(slot) for slot in slots}
         self._held = int(self._state[HELD])
         self._grip = (0.0, 0.0)
         if self._held >= 0:
@@ -72,6 +74,9 @@ class World:
             self._substep(displacement / _SUBSTEPS)
         if suction and self._held < 0:
             self._attach_in_reach()
+        for slot, body in self._bodies.items():
+            self._keep_on_table(slot, body)
+        self._write_state()
 
     def _substep(self, displacement: np.ndarray) -> None:
         seconds = STEP_SECONDS / _SUBSTEPS
@@ -82,23 +87,22 @@ class World:
         self._space.step(seconds)
         self._tip.position = goal
         self._tip.velocity = (0, 0)
-        for slot, body in self._bodies.items():
-            self._keep_on_table(slot, body)
-        self._write_state()
-        if self._state[RAISED] and self._held < 0 and tip_gaps(self._state).min() > 0:
+        if self._state[RAISED] and self._held < 0 and self._gaps().min() > 0:
             self._set_raised(False)
 
     def _within_reach(self, displacement: np.ndarray) -> pymunk.Vec2d:
         """Where the tip gets: neither it nor what it holds leaves the table."""
-        goal = np.array(self._tip.position) + displacement
-        low, high = np.full(2, TIP_RADIUS), np.full(2, 1 - TIP_RADIUS)
-        if self._held >= 0:
-            low = np.maximum(low, self._radius(self._held) - np.array(self._grip))
-            high = np.minimum(high, 1 - self._radius(self._held) - np.array(self._grip))
-        return pymunk.Vec2d(*map(float, np.clip(goal, low, np.maximum(low, high))))
+        goal = []
+        for start, way, grip in zip(self._tip.position, displacement.tolist(), self._grip, strict=True):
+            low, high = TIP_RADIUS, 1 - TIP_RADIUS
+            if self._held >= 0:
+                margin = self._radius[self._held]
+                low, high = max(low, margin - grip), min(high, 1 - margin - grip)
+            goal.append(max(low, min(high, start + way)))
+        return pymunk.Vec2d(*goal)
 
     def _attach_in_reach(self) -> None:
-        gaps = tip_gaps(self._state)
+        gaps = self._gaps()
         if gaps.min() < CONTACT:
             self._attach(int(gaps.argmin()))
 
@@ -107,19 +111,17 @@ class World:
         self._grip = self._bodies[slot].position - self._tip.position
         self._filter(self._bodies[slot], _PASSES)
         self._set_raised(True)
-        self._write_state()
 
     def _release(self) -> None:
         self._filter(self._bodies[self._held], _COLLIDES)
         self._held = -1
-        self._write_state()
 
     def _set_raised(self, raised: bool) -> None:
         self._state[RAISED] = raised
         self._filter(self._tip, _PASSES if raised else _COLLIDES)
 
     def _keep_on_table(self, slot: int, body: pymunk.Body) -> None:
-        margin = self._radius(slot)
+        margin = self._radius[slot]
         x, y = body.position
         if not (margin <= x <= 1 - margin and margin <= y <= 1 - margin):
             self._place(body, (min(max(x, margin), 1 - margin), min(max(y, margin), 1 - margin)))
@@ -129,6 +131,10 @@ class World:
         body.velocity = (0, 0)
         body.angular_velocity = 0
 
+    def _gaps(self) -> np.ndarray:
+        self._write_state()
+        return tip_gaps(self._state)
+
     def _write_state(self) -> None:
         tip_position(self._state)[:] = self._tip.position
         self._state[HELD] = self._held
@@ -136,9 +142,6 @@ class World:
         for slot, body in self._bodies.items():
             angle = (body.angle + np.pi) % (2 * np.pi) - np.pi
             rows[slot, X : IS_HELD + 1] = (*body.position, angle, *body.velocity, slot == self._held)
-
-    def _radius(self, slot: int) -> float:
-        return float(CIRCUMRADIUS[int(objects(self._state)[slot, SHAPE])])
 
     def _filter(self, body: pymunk.Body, shape_filter: pymunk.ShapeFilter) -> None:
         for shape in body.shapes:
@@ -160,7 +163,7 @@ class World:
 
     def _add_object(self, slot: int) -> pymunk.Body:
         row = objects(self._state)[slot]
-        radius, sides = self._radius(slot), int(SIDES[int(row[SHAPE])])
+        radius, sides = self._radius[slot], int(SIDES[int(row[SHAPE])])
         body = pymunk.Body()
         body.position, body.angle = (float(row[X]), float(row[Y])), float(row[ANGLE])
         body.velocity = (float(row[VX]), float(row[VY]))
