@@ -1,0 +1,266 @@
+"""Record demonstrations with scripted experts: which episodes, on how many processes, into which data set.
+
+Episode `i` is a pure function of (settings, i): its family, its scene, its failure. So any number of workers records the same
+data set, a run that was interrupted goes on where it stopped, and asking for more episodes later only adds some.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from vla.data.episodes import EpisodeDataset
+from vla.data.errors import DatasetError
+from vla.data.video import encode_video
+from vla.data.writer import Episode, EpisodeWriter
+
+SETTINGS = "vla/collection.json"
+# Scenes for evaluation have seeds from here on; recorded ones stay below.
+SCENE_SEEDS = 1_000_000
+MAX_ATTEMPTS = 50
+# Between the seeds of an episode's attempts: a prime that doesn't divide SCENE_SEEDS, so they don't meet other episodes' first.
+ATTEMPT_STRIDE = 200_003
+# Tasks a worker has waiting, so that none is idle while an earlier episode takes long.
+QUEUE = 4
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CollectSettings:
+    """Which episodes to record."""
+
+    out: Path
+    """Folder of the data set; an unfinished one of the same settings is gone on with."""
+    episodes: int = 1000
+    env: Literal["tabletop"] = "tabletop"
+    seed: int = 0
+    families: tuple[str, ...] = ()
+    """Instruction families; by default the environment's base families."""
+    family_weights: str = ""
+    """Relative shares, as `region=20,touch=1`; families that aren't named have 1."""
+    combinations: Literal["all", "train", "held_out"] = "all"
+    """Keep the environment's fixed rule of held-out (thing, family) combinations out, or record only those."""
+    phrasings: Literal["train", "held_out"] = "train"
+    """Which of the two sets of wordings the instructions come from."""
+    actuation_noise: float = 0.15
+    """Disturbance of the executed motion; the recorded action stays the intended one, so it shows how to recover."""
+    failure_rate: float = 0.0
+    """Share of episodes in which the expert fails on purpose; kept with success = False."""
+    image_size: int = 128
+    num_workers: int = 2
+    """Processes; 0 records in this one."""
+    episodes_per_file: int = 100
+    """Episodes committed together; at most so many are lost by a kill."""
+
+
+class Recorder(Protocol):
+    """An environment with its expert. Made anew in each worker from the settings."""
+
+    families: tuple[str, ...]  # what can be asked for; the defaults come first in `default_families`
+    default_families: tuple[str, ...]
+    failures: tuple[str, ...]  # kinds of deliberate failure
+    layout: dict[str, Any]  # what EpisodeWriter needs to know
+
+    def record(self, scene_seed: int, family: str, failure: str | None) -> Episode:
+        """One episode, a pure function of the arguments."""
+
+
+def collect(settings: CollectSettings, progress: Progress = lambda done, total: None) -> EpisodeDataset:
+    """Record the episodes that are missing from `settings.out` and open the data set.
+
+    Ctrl-C commits every finished episode before it is raised.
+
+    Raises:
+        ValueError: the settings contradict themselves or ask for what the environment can't do.
+        DatasetError: `out` holds something else, or was recorded with other settings.
+    """
+    recorder = RECORDERS[settings.env](settings)
+    families = family_sequence(_weights(settings, recorder), settings.episodes)
+    if not 0 <= settings.failure_rate <= 1:
+        raise ValueError(f"failure_rate is {settings.failure_rate}, it is a share between 0 and 1")
+    with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **recorder.layout) as writer:
+        _check_settings(settings)
+        missing = range(writer.num_episodes, settings.episodes)
+        progress(writer.num_episodes, settings.episodes)
+        for episode in _recorded(settings, [(number, families[number]) for number in missing]):
+            writer.add_episode(episode)
+            progress(writer.num_episodes, settings.episodes)
+    return EpisodeDataset(settings.out)
+
+
+def family_sequence(weights: dict[str, float], episodes: int) -> list[str]:
+    """The family of each episode: after any number of them, each family's count is within one of its exact share (for
+    equal weights; within the number of families in general), so a longer sequence begins with the shorter one."""
+    names, share = list(weights), np.array(list(weights.values())) / sum(weights.values())
+    counts, sequence = np.zeros(len(names)), []
+    for number in range(episodes):
+        chosen = int(np.argmax(share * (number + 1) - counts))
+        counts[chosen] += 1
+        sequence.append(names[chosen])
+    return sequence
+
+
+def record_episode(recorder: Recorder, settings: CollectSettings, number: int, family: str) -> Episode:
+    """Episode `number`: attempts with further scenes until the expert does as it should, fulfilling the instruction or failing.
+
+    Raises:
+        RuntimeError: no attempt did.
+    """
+    rng = np.random.default_rng([settings.seed, number])
+    failure = str(rng.choice(recorder.failures)) if rng.random() < settings.failure_rate else None
+    first_seed = int(np.random.default_rng(settings.seed).integers(SCENE_SEEDS)) + number
+    for attempt in range(MAX_ATTEMPTS):
+        episode = recorder.record((first_seed + attempt * ATTEMPT_STRIDE) % SCENE_SEEDS, family, failure)
+        if bool(episode.success[-1]) == (failure is None):
+            return episode
+    raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
+
+
+class TabletopRecorder:
+    """Tabletop and its expert."""
+
+    failures = ("wrong_object", "drops", "stops", "wrong_target")
+
+    def __init__(self, settings: CollectSettings):
+        from vla.envs.tabletop import BASE_FAMILIES, FAMILIES, TabletopEnv
+        from vla.envs.tabletop.env import ACTION_NAMES, CAMERA, STATE_NAMES
+        from vla.envs.tabletop.state import STATE_SIZE
+
+        self.families, self.default_families = FAMILIES, BASE_FAMILIES
+        self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
+        self._options = {"phrasings": settings.phrasings, "allowed": COMBINATIONS[settings.combinations]}
+        self._fps = self._env.metadata["render_fps"]
+        self.layout = {
+            "fps": self._fps,
+            "cameras": {CAMERA: (settings.image_size, settings.image_size)},
+            "state_dim": len(STATE_NAMES),
+            "action_dim": len(ACTION_NAMES),
+            "environment_state_dim": STATE_SIZE,
+            "state_names": STATE_NAMES,
+            "action_names": ACTION_NAMES,
+            "robot_type": "tabletop",
+        }
+
+    def record(self, scene_seed: int, family: str, failure: str | None) -> Episode:
+        from vla.envs.tabletop import rollout
+
+        arrays = rollout(self._env, scene_seed, {**self._options, "family": family}, {"failure": failure})
+        return Episode(
+            # Encoded here, in the worker: the writer then only copies packets.
+            images={camera: encode_video(frames, self._fps) for camera, frames in arrays.images.items()},
+            state=arrays.state,
+            action=arrays.action,
+            success=arrays.success,
+            instruction=arrays.instruction,
+            environment_state=arrays.environment_state,
+            task=arrays.family,
+            outcome=str(arrays.outcome),
+        )
+
+
+def _train_combination(outcome: Any) -> bool:
+    return not _held_out_combination(outcome)
+
+
+def _held_out_combination(outcome: Any) -> bool:
+    from vla.envs.tabletop import held_out_combination
+
+    return held_out_combination(outcome)
+
+
+COMBINATIONS = {"all": None, "train": _train_combination, "held_out": _held_out_combination}
+RECORDERS: dict[str, Callable[[CollectSettings], Recorder]] = {"tabletop": TabletopRecorder}
+
+
+def _weights(settings: CollectSettings, recorder: Recorder) -> dict[str, float]:
+    weights = dict.fromkeys(settings.families or recorder.default_families, 1.0)
+    for pair in filter(None, settings.family_weights.split(",")):
+        name, _, weight = pair.partition("=")
+        if name not in weights:
+            raise ValueError(f"family_weights: {name!r} isn't among the families {', '.join(weights)}")
+        try:
+            weights[name] = float(weight)
+        except ValueError as error:
+            raise ValueError(f"family_weights: {pair!r} should read like region=20") from error
+    unknown = sorted(set(weights) - set(recorder.families))
+    if unknown:
+        raise ValueError(f"families: {unknown[0]!r} is unknown, choose among {', '.join(recorder.families)}")
+    if min(weights.values()) < 0 or not 0 < sum(weights.values()) < float("inf"):
+        raise ValueError(f"family_weights: shares must be at least 0, and one above it: {weights}")
+    return weights
+
+
+def _check_settings(settings: CollectSettings) -> None:
+    """Remember what decides the episodes, so that a data set never holds episodes of two different settings."""
+    path = Path(settings.out) / SETTINGS
+    own = json.loads(json.dumps({key: value for key, value in asdict(settings).items()
+                                 if key not in ("out", "episodes", "num_workers", "episodes_per_file")}))
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(own, indent=4))
+        return
+    there = json.loads(path.read_text())
+    differing = [key for key in own if own[key] != there.get(key)]
+    if differing:
+        key = differing[0]
+        raise DatasetError(path, key, f"the data set was recorded with {there.get(key)!r}, now it is {own[key]!r}",
+                           "Choose another folder, or the same settings")
+
+
+def _recorded(settings: CollectSettings, tasks: list[tuple[int, str]]) -> Iterator[Episode]:
+    """The episodes in order, a few being recorded ahead."""
+    if settings.num_workers == 0 or not tasks:
+        recorder = RECORDERS[settings.env](settings)
+        yield from (record_episode(recorder, settings, *task) for task in tasks)
+        return
+    with _one_thread_each():
+        # Spawned: a fork of a process with threads (a progress bar is enough) can deadlock.
+        pool = ProcessPoolExecutor(settings.num_workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
+        try:
+            ahead: deque[Future[Episode]] = deque()
+            for task in tasks:
+                ahead.append(pool.submit(_work, *task))
+                if len(ahead) > QUEUE * settings.num_workers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _one_thread_each() -> Iterator[None]:
+    """Processes started inside use one thread for linear algebra, instead of one a core."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+_worker: dict[str, Any] = {}  # the one recorder of a worker process
+
+
+def _start_worker(settings: CollectSettings) -> None:
+    # Ctrl-C reaches every process of the terminal; only the main one decides what to do about it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _worker.update(recorder=RECORDERS[settings.env](settings), settings=settings)
+
+
+def _work(number: int, family: str) -> Episode:
+    return record_episode(_worker["recorder"], _worker["settings"], number, family)
