@@ -35,8 +35,8 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
     - `observation.state`: float32 [4] = (tip x, tip y, suction, holding)
     - `observation.environment_state`: float32 [E], laid out as `vla.envs.tabletop.state` says
 
-    Actions: float32 [3] = (dx, dy, hold), clipped to [-1, 1]. The reward is 1 where the outcome holds after the step, which
-    ends the episode; stepping on is allowed.
+    Actions: float32 [3] = (dx, dy, hold), clipped to [-1, 1]. The reward is 1 where the outcome holds after the
+    step, which ends the episode; stepping on is allowed.
 
     Options of `reset`: `family`, `outcome`, `families`, `allowed` (see `sample_task`), `phrasings` ("train" or
     "held_out"). Table, outcome, instruction and disturbances are pure functions of the seed and these.
@@ -62,7 +62,9 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
         self.render_observations = render_observations
         self.render_mode = render_mode
         self.action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(_spaces(image_size if render_observations else None))
+        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
+            _spaces(image_size if render_observations else None)
+        )
         self._world = World(empty_state())
         self._state = empty_state()
 
@@ -86,7 +88,7 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Raises ValueError, naming the component, for an action that is not finite."""
+        """Raises ValueError, naming the component, for an action with a NaN; clips what is out of range."""
         dx, dy, hold = _checked(action)
         displacement = MAX_STEP * (np.array([dx, dy]) + self._disturbance.next())
         self._world.step(displacement, suction=hold > 0)

@@ -58,7 +58,7 @@ def rollout(
 ) -> EpisodeArrays:
     """One episode of the expert, a pure function of its arguments.
 
-    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, within the environment's limit.
+    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, within the step limit.
     """
     observation, info = env.reset(seed=seed, options=options)
     expert = Expert(info["outcome"], np.random.default_rng([seed, 4]), **(expert_kwargs or {}))
@@ -89,9 +89,9 @@ def rollout(
 class Expert:
     """Acts towards `outcome`, or fails at it on purpose.
 
-    Without a `failure` it is a pure function of the state. `wrong_object` does the same with another thing, `wrong_target`
-    puts the thing somewhere else, `drops` lets go on the way, `stops` stops on the way. Where an outcome or a table leaves
-    no such failure (nothing to drop in `touch`), it stops instead.
+    Without a `failure` it is a pure function of the state. `wrong_object` does the same with another thing,
+    `wrong_target` puts the thing somewhere else, `drops` lets go on the way, `stops` stops on the way. Where an outcome
+    or a table leaves no such failure (nothing to drop in `touch`), it stops instead.
     """
 
     def __init__(self, outcome: Outcome, rng: np.random.Generator, failure: Failure | None = None) -> None:
@@ -151,7 +151,7 @@ def expert_action(outcome: Outcome, state: np.ndarray) -> np.ndarray:
 def _approach(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
     """To the near side of the thing, around everything else; suction on just before contact unless to touch."""
     tip, goal = tip_position(state).astype(float), positions(state)[slot].astype(float)
-    gap = float(tip_gap(state, slot, SHAPES.index(outcome.thing.shape)))
+    gap = float(tip_gap(state, np.array(slot), SHAPES.index(outcome.thing.shape)))
     waypoint = _next_waypoint(state, tip, goal, slot)
     distance = gap if waypoint is goal else float(np.linalg.norm(waypoint - tip)) / _GAIN
     step = _towards(waypoint - tip, max(_GAIN * distance, _SLOWEST))
@@ -170,23 +170,23 @@ def _carry(outcome: Outcome, state: np.ndarray, slot: int) -> np.ndarray:
 def _best_spot(outcome: Outcome, state: np.ndarray) -> np.ndarray:
     """The nearest free spot where the outcome holds with its margin, or with most of what can be had: [2].
 
-    Only spots that the tip, holding the thing as it does, can bring it to; unless there are none.
+    Where the thing is if there is no free spot at all.
     """
     centre = positions(state)[int(slot_of(state, outcome.thing))]
     spots = free_spots(outcome.thing, state)
-    tip_there = spots + (tip_position(state) - centre)
-    reachable = spots[np.abs(tip_there - 0.5).max(axis=1) <= 0.5 - TIP_RADIUS]
-    slack = slack_at_spots(outcome, state, reachable)
-    if not (slack > 0).any():
-        reachable, slack = spots, slack_at_spots(outcome, state, spots)
-    good = reachable[slack >= min(outcome.margin, 0.7 * slack.max())]
+    if len(spots) == 0:
+        return centre
+    slack = slack_at_spots(outcome, state, spots)
+    best = slack.max()
+    good = spots[slack >= min(outcome.margin, best - 0.3 * abs(best))]
     return good[np.linalg.norm(good - centre, axis=1).argmin()]
 
 
 def _next_waypoint(state: np.ndarray, tip: np.ndarray, goal: np.ndarray, slot: int) -> np.ndarray:
     """The first corner [2] of the shortest way from the tip to the goal around all things but `slot`.
 
-    It is `goal` itself where the straight way is free, or none is. A visibility graph over points around each obstacle. Obstacles shrink to leave the tip and the goal outside.
+    It is `goal` itself where the straight way is free, or none is. The way is found in a visibility graph over points
+    around each obstacle; obstacles shrink to leave the tip and the goal outside.
     """
     standing = objects(state)[:, PRESENT] > 0
     standing[slot] = False

@@ -22,6 +22,7 @@ from vla.envs.tabletop.state import (
     HELD,
     PRESENT,
     SHAPES,
+    TIP_RADIUS,
     Thing,
     X,
     Y,
@@ -114,7 +115,7 @@ class Outcome:
         return present & (held != slot) & (self.slack(states) > 0)
 
     def slack(self, states: np.ndarray) -> np.ndarray:
-        """By how much its geometry is met, whatever is held: `[..., E]` -> `[...]`. Only where its things are present."""
+        """By how much its geometry is met, whatever is held: `[..., E]` -> `[...]`. Needs its things present."""
         slot = slot_of(states, self.thing)
         if self.family == "lift":
             return np.where(states[..., HELD] == slot, 1.0, -1.0)
@@ -150,6 +151,19 @@ def all_outcomes(state: np.ndarray, families: Sequence[str] | None = None) -> li
     return [outcome for outcome in outcomes if _feasible(outcome, state, spots[outcome.thing])]
 
 
+def brought_about(outcome: Outcome, states: np.ndarray) -> bool:
+    """Whether an episode `states [T, E]` did it: feasible at first, true at last, and by moving the thing it is about.
+
+    The last clause keeps `next_to(red disc, blue star)` from being claimed of an arm that moved the blue star.
+    """
+    first, last = states[0], states[-1]
+    if not outcome.holds(last) or not feasible(outcome, first):
+        return False
+    moved = np.linalg.norm(positions(last) - positions(first), axis=-1)
+    rest = [moved[int(slot_of(first, other))] for other in outcome.others]
+    return not outcome.places or moved[int(slot_of(first, outcome.thing))] > max(rest, default=0.0)
+
+
 def outcomes_about(things: Sequence[Thing], family: str) -> list[Outcome]:
     """Every outcome of the family about these things, feasible or not, in a fixed order."""
     if family not in _FAMILIES:
@@ -161,8 +175,11 @@ def outcomes_about(things: Sequence[Thing], family: str) -> list[Outcome]:
 
 
 def free_spots(thing: Thing, state: np.ndarray) -> np.ndarray:
-    """Where the thing could lie in `state [E]`, on the table and clear of all others, on a fixed grid: `[M, 2]`."""
-    spots = _SPOTS[np.abs(_SPOTS - 0.5).max(axis=1) <= 0.5 - thing.radius]
+    """Where the thing could be put down in `state [E]`, clear of all others, on a fixed grid: `[M, 2]`.
+
+    Not so near the edge of the table that it matters from which side the tip holds it.
+    """
+    spots = _SPOTS[np.abs(_SPOTS - 0.5).max(axis=1) <= 0.5 - thing.radius - 2 * TIP_RADIUS - CONTACT]
     rows, radius = objects(state), radii(state)
     free = np.ones(len(spots), bool)
     for slot in set(np.flatnonzero(rows[:, PRESENT]).tolist()) - {int(slot_of(state, thing))}:
@@ -184,9 +201,9 @@ def _feasible(outcome: Outcome, state: np.ndarray, spots: np.ndarray) -> bool:
 
 
 def held_out_combination(outcome: Outcome) -> bool:
-    """The fixed rule for combinations to keep out of training: an eighth of all (thing, family) pairs, two things a family.
+    """The fixed rule for combinations to keep out of training: an eighth of all (thing, family) pairs.
 
-    Every thing, every colour, every shape and every family still occurs in training, in other combinations.
+    Two things a family; every thing, colour, shape and family still occurs in training, in other combinations.
     """
     colour = COLOURS.index(outcome.thing.colour)
     shape = SHAPES.index(outcome.thing.shape)
@@ -231,7 +248,7 @@ def _separate(position: np.ndarray, others: Sequence[np.ndarray], where: str) ->
 
 def _away(position: np.ndarray, others: Sequence[np.ndarray], where: str) -> np.ndarray:
     if where == "centre":
-        return np.hypot(position[..., 0] - 0.5, position[..., 1] - 0.5) - 0.38
+        return np.hypot(position[..., 0] - 0.5, position[..., 1] - 0.5) - 0.34
     from_centre = np.maximum(np.abs(position[..., 0] - 0.5), np.abs(position[..., 1] - 0.5))
     return 0.22 - from_centre
 

@@ -78,7 +78,7 @@ def _pixel(position: np.ndarray, scale: int) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """The drawn outline around the origin, first corner to the right; a star has notches, its solid hull none: `[n, 2]`."""
+    """The drawn outline around the origin, first corner to the right: `[n, 2]`. Stars have notches."""
     radius = float(CIRCUMRADIUS[SHAPES.index(shape)])
     by_corner = {
         "disc": [radius] * 48,

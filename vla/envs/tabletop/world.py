@@ -22,6 +22,8 @@ from vla.envs.tabletop.state import (
     SIDES,
     SUCTION,
     TIP_RADIUS,
+    TIP_X,
+    TIP_Y,
     VX,
     VY,
     X,
@@ -154,7 +156,7 @@ class World:
 
     def _add_tip(self) -> pymunk.Body:
         body = pymunk.Body(body_type=pymunk.Body.KINEMATIC)
-        body.position = tuple(map(float, tip_position(self._state)))
+        body.position = (float(self._state[TIP_X]), float(self._state[TIP_Y]))
         shape = pymunk.Circle(body, TIP_RADIUS)
         shape.friction = 0.3
         shape.filter = _PASSES if self._state[RAISED] else _COLLIDES
