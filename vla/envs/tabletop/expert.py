@@ -116,15 +116,13 @@ class Expert:
         return _stay(state) if self.finished else expert_action(self._outcome, state)
 
     def _plan_failure(self, state: np.ndarray) -> None:
-        self._steps_left = int(self._rng.integers(2, 7)) if self._failure in ("stops", "drops") else -1
-        if self._failure in ("wrong_object", "wrong_target"):
-            others = self._wrong_outcomes(state)
-            if others:
-                self._outcome = others[self._rng.integers(len(others))]
-                return
-            self._failure, self._steps_left = "stops", 3
-        elif self._failure == "drops" and not self._outcome.places:
-            self._failure = "stops"
+        wrong = self._wrong_outcomes(state) if self._failure in ("wrong_object", "wrong_target") else []
+        if wrong:
+            self._outcome, self._steps_left = wrong[self._rng.integers(len(wrong))], -1
+        elif self._failure == "drops" and self._outcome.places:
+            self._steps_left = int(self._rng.integers(2, 4))  # of carrying, most ways are 3 to 8 long
+        else:
+            self._failure, self._steps_left = "stops", int(self._rng.integers(2, 7))
 
     def _wrong_outcomes(self, state: np.ndarray) -> list[Outcome]:
         right = self._outcome
