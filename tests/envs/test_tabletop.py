@@ -23,6 +23,8 @@ from vla.envs.tabletop.state import (
     HELD,
     RAISED,
     THINGS,
+    TIP_X,
+    TIP_Y,
     objects,
     positions,
     radii,
@@ -66,7 +68,7 @@ def test_registered_and_conforming() -> None:
         warnings.simplefilter("ignore")  # the checker would like every space normalised and dimensions kept
         check_env(env.unwrapped)
     env.reset(seed=0)
-    assert env.render().shape == (128, 128, 3)
+    assert np.asarray(env.render()).shape == (128, 128, 3)
 
 
 def test_same_seed_and_actions_give_identical_states_and_pixels() -> None:
@@ -248,7 +250,7 @@ def test_solid_outlines_agree_with_the_measured_gap() -> None:
             shape = next(iter(body.shapes))
             for point in np.random.default_rng(seed).uniform(0, 1, (20, 2)):
                 tip_position(state)[:] = point
-                distance = shape.point_query(tuple(map(float, tip_position(state)))).distance
+                distance = shape.point_query((float(state[TIP_X]), float(state[TIP_Y]))).distance
                 gap = tip_gaps(state)[slot] + 0.022
                 assert abs(gap - distance) < 1e-3
 

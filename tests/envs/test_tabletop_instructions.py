@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from vla.envs.tabletop import FAMILIES, Outcome, Thing, instructions, mentions, parse_instruction, phrase
 from vla.envs.tabletop.outcomes import outcomes_about
 from vla.envs.tabletop.state import COLOURS, SHAPES, THINGS
+from vla.tasks.outcomes import Split
 
 outcomes = st.builds(
     lambda things, family, index: (found := outcomes_about(things, family))[index % len(found)],
@@ -51,7 +52,7 @@ def test_all_phrasings_of_all_outcomes_differ() -> None:
 
 @given(outcomes, st.integers(0, 2**31), st.sampled_from(["train", "held_out"]))
 @settings(max_examples=30, deadline=None)
-def test_a_drawn_phrase_is_one_of_the_split(outcome: Outcome, seed: int, split: str) -> None:
+def test_a_drawn_phrase_is_one_of_the_split(outcome: Outcome, seed: int, split: Split) -> None:
     text = phrase(outcome, np.random.default_rng(seed), split)
     assert text in instructions(outcome, split)
     assert text == phrase(outcome, np.random.default_rng(seed), split)

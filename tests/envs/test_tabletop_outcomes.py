@@ -80,8 +80,8 @@ def test_a_mirrored_table_has_the_mirrored_outcomes(seed: int) -> None:
 def test_relations_do_not_change_when_everything_is_shifted(seed: int, dx: float, dy: float) -> None:
     state = scene(seed)
     shifted = state.copy()
-    shifted[[TIP_X, TIP_Y]] += np.float32([dx, dy])
-    objects(shifted)[:, [X, Y]] += np.float32([dx, dy])
+    shifted[[TIP_X, TIP_Y]] += np.array([dx, dy], np.float32)
+    objects(shifted)[:, [X, Y]] += np.array([dx, dy], np.float32)
     for outcome in outcomes_of(state, RELATIONAL):
         assume(abs(outcome.slack(state)) > 1e-5)
         assert outcome.holds(state) == outcome.holds(shifted), outcome

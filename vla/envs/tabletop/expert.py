@@ -15,7 +15,6 @@ from vla.envs.tabletop.state import (
     HELD,
     PRESENT,
     SHAPES,
-    SUCTION,
     TIP_RADIUS,
     objects,
     positions,
@@ -98,29 +97,38 @@ class Expert:
         self._outcome = outcome
         self._rng = rng
         self._failure = failure
-        self._steps_left: int | None = None
+        self._planned = False
+        self._steps_left = 0  # until it stops or drops
         self.finished = False  # whether a deliberate failure is complete
 
     def act(self, state: np.ndarray) -> np.ndarray:
         """The action float32 [3] in `state [E]`."""
         if self._failure is None:
             return expert_action(self._outcome, state)
-        if self._steps_left is None:
+        if not self._planned:
             self._plan_failure(state)
-        if self._failure == "stops" or (self._failure == "drops" and state[HELD] >= 0):
-            self._steps_left -= 1  # type: ignore[operator]
-        if self._steps_left == 0 and not self.finished:
+        if not self.finished and self._gives_up(state):
             self.finished = True
-            return _action(np.zeros(2), state[SUCTION] > 0 and self._failure == "stops")
+            return _action(np.zeros(2), hold=self._failure == "stops" and state[HELD] >= 0)
         self.finished |= bool(self._outcome.holds(state))
         return _stay(state) if self.finished else expert_action(self._outcome, state)
 
+    def _gives_up(self, state: np.ndarray) -> bool:
+        if self._failure == "stops":
+            self._steps_left -= 1
+            return self._steps_left <= 0
+        if self._failure == "drops" and state[HELD] >= 0:
+            self._steps_left -= 1
+            return self._steps_left <= 0 or bool(self._outcome.slack(state) > -MAX_STEP)
+        return False
+
     def _plan_failure(self, state: np.ndarray) -> None:
+        self._planned = True
         wrong = self._wrong_outcomes(state) if self._failure in ("wrong_object", "wrong_target") else []
         if wrong:
-            self._outcome, self._steps_left = wrong[self._rng.integers(len(wrong))], -1
+            self._outcome = wrong[self._rng.integers(len(wrong))]
         elif self._failure == "drops" and self._outcome.places:
-            self._steps_left = int(self._rng.integers(2, 4))  # of carrying, most ways are 3 to 8 long
+            self._steps_left = int(self._rng.integers(2, 7))  # of carrying; fewer if that would get it there
         else:
             self._failure, self._steps_left = "stops", int(self._rng.integers(2, 7))
 
