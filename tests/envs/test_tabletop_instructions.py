@@ -27,7 +27,7 @@ def test_every_phrasing_means_its_outcome_and_names_its_things(outcome: Outcome)
     for text in train + held_out:
         assert parse_instruction(text) == outcome, text
         assert mentions(text) == [outcome.thing, *outcome.others]
-        assert len(text.split()) <= 20
+        assert len(text.split()) <= 16
 
 
 @pytest.mark.parametrize("family", FAMILIES)
