@@ -1,4 +1,7 @@
-"""Record demonstrations with a scripted expert: `python data_scripts/collect_demos.py --out data/tabletop --episodes 2000`."""
+"""Record demonstrations with a scripted expert.
+
+python data_scripts/collect_demos.py --env tabletop --out data/tabletop --episodes 2000
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,8 @@ def main() -> int:
             bar.stop()
             print("interrupted; finished episodes are kept, run the same command again to go on", file=sys.stderr)
             return 130
-    print(f"{settings.out}: {dataset.num_episodes} episodes, {dataset.num_frames} frames, {len(dataset.tasks)} instructions")
+    counts = f"{dataset.num_episodes} episodes, {dataset.num_frames} frames, {len(dataset.tasks)} instructions"
+    print(f"{settings.out}: {counts}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """Record demonstrations with scripted experts: which episodes, on how many processes, into which data set.
 
-Episode `i` is a pure function of (settings, i): its family, its scene, its failure. So any number of workers records the same
-data set, a run that was interrupted goes on where it stopped, and asking for more episodes later only adds some.
+Episode `i` is a pure function of (settings, i): its family, its scene, its failure. So any number of workers records
+the same data set, a run that was interrupted goes on where it stopped, and asking for more later only adds some.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SETTINGS = "vla/collection.json"
 # Scenes for evaluation have seeds from here on; recorded ones stay below.
 SCENE_SEEDS = 1_000_000
 MAX_ATTEMPTS = 50
-# Between the seeds of an episode's attempts: a prime that doesn't divide SCENE_SEEDS, so they don't meet other episodes' first.
+# Between the seeds of an episode's attempts: far, so that they don't meet the neighbouring episodes' first attempts.
 ATTEMPT_STRIDE = 200_003
 # Tasks a worker has waiting, so that none is idle while an earlier episode takes long.
 QUEUE = 4
@@ -66,15 +66,16 @@ class CollectSettings:
 
 
 class Recorder(Protocol):
-    """An environment with its expert. Made anew in each worker from the settings."""
+    """An environment with its expert; each worker makes its own from the settings."""
 
-    families: tuple[str, ...]  # what can be asked for; the defaults come first in `default_families`
-    default_families: tuple[str, ...]
+    families: tuple[str, ...]  # what can be asked for
+    default_families: tuple[str, ...]  # what is, if nothing else is said
     failures: tuple[str, ...]  # kinds of deliberate failure
     layout: dict[str, Any]  # what EpisodeWriter needs to know
 
     def record(self, scene_seed: int, family: str, failure: str | None) -> Episode:
         """One episode, a pure function of the arguments."""
+        ...
 
 
 def collect(settings: CollectSettings, progress: Progress = lambda done, total: None) -> EpisodeDataset:
@@ -101,8 +102,8 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
 
 
 def family_sequence(weights: dict[str, float], episodes: int) -> list[str]:
-    """The family of each episode: after any number of them, each family's count is within one of its exact share (for
-    equal weights; within the number of families in general), so a longer sequence begins with the shorter one."""
+    """The family of each episode. After any number of them no family has more than one too many, and equal weights give
+    counts that differ by at most one; a longer sequence begins with the shorter one."""
     names, share = list(weights), np.array(list(weights.values())) / sum(weights.values())
     counts, sequence = np.zeros(len(names)), []
     for number in range(episodes):
@@ -113,7 +114,7 @@ def family_sequence(weights: dict[str, float], episodes: int) -> list[str]:
 
 
 def record_episode(recorder: Recorder, settings: CollectSettings, number: int, family: str) -> Episode:
-    """Episode `number`: attempts with further scenes until the expert does as it should, fulfilling the instruction or failing.
+    """Episode `number`: tries scenes until the expert does as it should, fulfilling the instruction or failing at it.
 
     Raises:
         RuntimeError: no attempt did.
@@ -131,7 +132,7 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
 class TabletopRecorder:
     """Tabletop and its expert."""
 
-    failures = ("wrong_object", "drops", "stops", "wrong_target")
+    failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
 
     def __init__(self, settings: CollectSettings):
         from vla.envs.tabletop import BASE_FAMILIES, FAMILIES, TabletopEnv
@@ -227,7 +228,8 @@ def _recorded(settings: CollectSettings, tasks: list[tuple[int, str]]) -> Iterat
         return
     with _one_thread_each():
         # Spawned: a fork of a process with threads (a progress bar is enough) can deadlock.
-        pool = ProcessPoolExecutor(settings.num_workers, multiprocessing.get_context("spawn"), _start_worker, (settings,))
+        context = multiprocessing.get_context("spawn")
+        pool = ProcessPoolExecutor(settings.num_workers, context, _start_worker, (settings,))
         try:
             ahead: deque[Future[Episode]] = deque()
             for task in tasks:

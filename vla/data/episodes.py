@@ -1,9 +1,9 @@
 """Read LeRobot v3.0 data sets: vectors by memory map, frames by exact number.
 
 A data set is a folder: `meta/` says which episodes there are and where each lies, `data/` holds a parquet row a frame,
-`videos/` mp4 files of many episodes each (or the images are PNGs in the rows). `vla/` beside them holds what LeRobot has no
-place for (segments); LeRobot ignores it. Frames are addressed by their index in the whole data set. A frame's time is
-its number in the episode divided by fps: stored time stamps are floats and never compared.
+`videos/` mp4 files of many episodes each (or the images are PNGs in the rows). `vla/` beside them holds what LeRobot
+has no place for (segments); LeRobot ignores it. Frames are addressed by their index in the whole data set. A frame's
+time is its number in the episode divided by fps: stored time stamps are floats and never compared.
 
 Shapes: N frames asked for, E episodes, D values of a column, S state, A action, P environment state, H height, W width.
 """
@@ -43,6 +43,8 @@ SUCCESS, REWARD = "next.success", "next.reward"
 
 # Frames of a sequential read that are handed out together.
 READ_AHEAD = 64
+# What pyarrow raises on damaged files, depending on where the damage is.
+DAMAGED_PARQUET = (pa.ArrowException, OSError, UnicodeDecodeError)
 OPEN_FILES = 8
 # Of each end of a file, what the fingerprint reads.
 FINGERPRINT_BYTES = 1 << 20
@@ -71,8 +73,8 @@ class EpisodeDataset:
     Numeric columns are unpacked on first use into the cache folder (`cache_dir`), which may be deleted at any time.
 
     Raises:
-        DatasetError: on opening, if metadata is missing, damaged or of another version, or a file that it names is missing,
-            cut short or too short; on reading, if a file is damaged inside or a number isn't finite.
+        DatasetError: on opening, if metadata is missing, damaged or of another version, or a file that it names is
+            missing, cut off or too short; on reading, if a file is damaged inside or a number isn't finite.
     """
 
     def __init__(self, root: str | Path):
@@ -137,6 +139,18 @@ class EpisodeDataset:
             self._columns[name] = self._map_column(name)
         return self._columns[name]
 
+    def read_column(self, name: str) -> Iterator[np.ndarray]:
+        """The column straight from its parquet files, one at a time and fully checked: [n] or [n, D].
+
+        Raises:
+            DatasetError: there is no such column, or a file is damaged, or a value isn't finite.
+        """
+        if name not in self.features or name in self._camera_keys.values():
+            numeric = sorted(set(self.features) - set(self._camera_keys.values()))
+            raise DatasetError(self.root / INFO, name, "there is no such numeric column", f"Choose one of {numeric}")
+        dtype, shape = self.features[name]["dtype"], tuple(self.features[name]["shape"])
+        return (_read_values(file, name, dtype, shape) for file in self._data_files)
+
     def frames(self, camera: str, indices: np.ndarray) -> np.ndarray:
         """[N, H, W, 3] uint8: the frames `indices` [N], in any order."""
         key = self._camera_key(camera)
@@ -156,10 +170,10 @@ class EpisodeDataset:
     def fingerprint(self) -> str:
         """32 hex digits that change when frames do, wherever the folder lies.
 
-        SHA-256 over fps, feature layout, and of every file with episodes, tasks, data or video its name, size, first MiB and
-        last MiB; so whole files up to 2 MiB. Longer ones are vouched for by their ends, where parquet keeps the offset,
-        size and range of every column chunk and mp4 the size of every frame: a changed frame nearly always shows there.
-        Statistics and segments don't count, so that relabelling doesn't invalidate what was computed from the frames.
+        SHA-256 over fps, feature layout, and of every file with episodes, tasks, data or video its name, size, first
+        MiB and last MiB; so whole files up to 2 MiB. Longer ones are vouched for by their ends, where parquet keeps the
+        offset, size and range of every column chunk and mp4 the size of every frame: a changed frame nearly always
+        shows there. Statistics and segments don't count: relabelling doesn't invalidate what frames were turned into.
         """
         digest = hashlib.sha256()
         layout = {key: (feature["dtype"], list(feature["shape"])) for key, feature in self.features.items()}
@@ -195,7 +209,7 @@ class EpisodeDataset:
 
     def _checked(self, indices: np.ndarray) -> np.ndarray:
         indices = np.asarray(indices, dtype=np.int64)
-        if indices.size and not (0 <= indices.min() and indices.max() < self.num_frames):
+        if indices.size and (indices.min() < 0 or indices.max() >= self.num_frames):
             raise IndexError(f"{self.root}: frame indices {indices.min()}..{indices.max()} of {self.num_frames} frames")
         return indices
 
@@ -204,9 +218,6 @@ class EpisodeDataset:
         return np.asarray(values, np.float32).reshape(len(values), -1)
 
     def _map_column(self, name: str) -> np.ndarray:
-        if name not in self.features or name in self._camera_keys.values():
-            numeric = sorted(set(self.features) - set(self._camera_keys.values()))
-            raise DatasetError(self.root / INFO, name, "there is no such numeric column", f"Choose one of {numeric}")
         path = cache_dir() / "columns" / self.fingerprint / f"{name}.npy"
         if not path.exists():
             self._unpack_column(name, path)
@@ -214,14 +225,17 @@ class EpisodeDataset:
 
     def _unpack_column(self, name: str, path: Path) -> None:
         """Stream the column from its parquet files into one .npy file, which appears only when whole."""
+        parts = self.read_column(name)
         dtype, shape = self.features[name]["dtype"], tuple(self.features[name]["shape"])
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as temporary:
-            whole_shape = (self.num_frames, *(shape if shape != (1,) else ()))
-            header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": whole_shape}
-            np.lib.format.write_array_header_1_0(temporary, header)
-            for file in self._data_files:
-                temporary.write(_read_values(file, name, dtype, shape).tobytes())
+            np.lib.format.write_array_header_1_0(temporary, {
+                "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+                "fortran_order": False,
+                "shape": (self.num_frames, *(shape if shape != (1,) else ())),
+            })
+            for part in parts:
+                temporary.write(part.tobytes())
         os.replace(temporary.name, path)
 
     def _check_files(self) -> None:
@@ -245,8 +259,8 @@ class EpisodeDataset:
             reader = self._opened(key, clips.paths[file], lambda path: VideoReader(path, self.fps))
             decoded = reader.read(number[chosen])
             if decoded.shape[1:] != images.shape[1:]:
-                raise DatasetError(clips.paths[file], key, f"frames are {decoded.shape[1:3]}, {INFO} says {images.shape[1:3]}",
-                                   RESTORE)
+                raise DatasetError(clips.paths[file], key, f"frames are {decoded.shape[1:3]}, "
+                                   f"{INFO} says {images.shape[1:3]}", RESTORE)
             images[chosen] = decoded
 
     def _read_images(self, key: str, indices: np.ndarray, images: np.ndarray) -> None:
@@ -306,7 +320,7 @@ def read_parquet(path: Path) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(path, page_checksum_verification=True)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGED_PARQUET as error:
         raise DatasetError(path, "", f"not a readable parquet file ({error})", RESTORE) from error
 
 
@@ -322,7 +336,7 @@ def read_columns(path: Path, names: Sequence[str] | None = None) -> pa.Table:
             raise DatasetError(path, name, "the column is missing", RESTORE)
     try:
         return file.read(columns=names)
-    except (pa.ArrowInvalid, OSError) as error:
+    except DAMAGED_PARQUET as error:
         raise DatasetError(path, ", ".join(names or ()), f"can't be read ({error})", RESTORE) from error
 
 
@@ -367,22 +381,22 @@ class _ImageReader:
         group = int(np.searchsorted(self._stops, row, side="right"))
         try:
             if group != self._group:
-                self._images = self._file.read_row_group(group, columns=[f"{self._key}.bytes"])[self._key].combine_chunks()
-                self._group = group
+                table = self._file.read_row_group(group, columns=[f"{self._key}.bytes"])
+                self._images, self._group = table[self._key].combine_chunks(), group
             first = self._stops[group] - len(self._images)
             image = Image.open(io.BytesIO(self._images[row - first]["bytes"].as_py()))
             pixels = np.asarray(image.convert("RGB"))
-        except (pa.ArrowInvalid, UnidentifiedImageError, OSError, TypeError) as error:
-            raise DatasetError(self._path, f"{self._key}, row {row}", f"can't be read ({error})", RESTORE) from error
+        except (*DAMAGED_PARQUET, UnidentifiedImageError, TypeError) as error:
+            raise DatasetError(self._path, f"{self._key}[{row}]", f"can't be read ({error})", RESTORE) from error
         if pixels.shape != shape:
-            raise DatasetError(self._path, f"{self._key}, row {row}", f"is {pixels.shape}, {INFO} says {shape}", RESTORE)
+            raise DatasetError(self._path, f"{self._key}[{row}]", f"is {pixels.shape}, {INFO} says {shape}", RESTORE)
         return pixels
 
 
 def _read_info(root: Path) -> dict[str, Any]:
     path = root / INFO
     if not path.is_file():
-        raise DatasetError(path, "", "is missing", "Give the folder of a LeRobot v3.0 data set, the one that holds meta/")
+        raise DatasetError(path, "", "is missing", "Give the folder of a LeRobot v3.0 data set: it contains meta/")
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -397,7 +411,7 @@ def _read_info(root: Path) -> dict[str, Any]:
         raise DatasetError(path, "fps", f"is {info['fps']!r}", "Give a positive whole number of frames per second")
     for key in (STATE, ACTION):
         if key not in info["features"]:
-            raise DatasetError(path, f"features.{key}", "is missing", "Record both state and action: a policy needs them")
+            raise DatasetError(path, f"features.{key}", "is missing", "Record state and action: a policy needs both")
     return info
 
 
@@ -429,7 +443,7 @@ def _read_episode_table(root: Path, num_episodes: int, video_keys: list[str]) ->
     table = table.slice(0, num_episodes)
     index = table["episode_index"].to_numpy()
     if not np.array_equal(index, np.arange(num_episodes)):
-        raise DatasetError(folder, "episode_index", f"doesn't run from 0 to {num_episodes - 1}, as {INFO} says", RESTORE)
+        raise DatasetError(folder, "episode_index", f"isn't 0 to {num_episodes - 1}, as {INFO} says", RESTORE)
     columns = {name: table[name].to_numpy() for name in names if name != "tasks"}
     distinct: dict[str, str] = {}
     columns["instruction"] = np.array([distinct.setdefault(tasks[0], tasks[0]) if tasks else ""
@@ -441,8 +455,8 @@ def _episodes(root: Path, table: dict[str, np.ndarray], num_frames: int) -> Epis
     start, stop = table["dataset_from_index"], table["dataset_to_index"]
     bounds = np.concatenate([[0], stop])
     if not np.array_equal(bounds[:-1], start) or bounds[-1] != num_frames or (stop <= start).any():
-        raise DatasetError(root / "meta" / "episodes", "dataset_from_index", f"episodes don't tile the {num_frames} frames "
-                           f"that {INFO} counts", RESTORE)
+        raise DatasetError(root / "meta" / "episodes", "dataset_from_index", "episodes don't tile the "
+                           f"{num_frames} frames that {INFO} counts", RESTORE)
     return Episodes(start, stop, table["instruction"])
 
 
@@ -493,5 +507,4 @@ def _width(features: dict[str, dict[str, Any]], key: str) -> int:
     return int(np.prod(features[key]["shape"]))
 
 
-CONVERT = ("Convert it to v3.0 with LeRobot's own `convert_dataset_v21_to_v30.py` (for v2.0, convert to v2.1 with an older LeRobot "
-           "first)")
+CONVERT = "Convert a v2.1 data set to v3.0 with LeRobot's own `convert_dataset_v21_to_v30.py`"

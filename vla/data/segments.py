@@ -56,7 +56,7 @@ class Segments:
     def __post_init__(self) -> None:
         lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}
         if len(set(lengths.values())) > 1:
-            raise DatasetError("segments", "", f"columns differ in length: {lengths}", "Give every column a value a segment")
+            raise DatasetError("segments", "", f"columns differ in length: {lengths}", "Give each a value a segment")
         empty = np.flatnonzero(self.stop <= self.start)
         if len(empty):
             row = empty[0]
@@ -67,8 +67,8 @@ class Segments:
 
     @classmethod
     def load(cls, dataset: EpisodeDataset, number: int = 0) -> Segments:
-        """The data set's segments, under data set `number`. Without a segment file, every episode is a demonstration of its
-        own instruction: successful if `next.success` holds in its last frame, or if nobody recorded success.
+        """The data set's segments, under data set `number`. Without a segment file, every episode is a demonstration of
+        its own instruction: successful if `next.success` holds in its last frame, or if nobody recorded success.
 
         Raises:
             DatasetError: a segment is empty or reaches beyond its episode, or the file is damaged.
@@ -98,7 +98,8 @@ class Segments:
     @classmethod
     def concatenate(cls, parts: Sequence[Segments]) -> Segments:
         """All rows of `parts`, in order. Data set numbers stay as they are."""
-        return cls(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+        names = [field.name for field in fields(cls)]
+        return cls(**{name: np.concatenate([getattr(part, name) for part in parts]) for name in names})
 
     def select(self, mask: np.ndarray) -> Segments:
         """The rows that `mask` picks: [N] bool, or indices."""
@@ -119,8 +120,9 @@ class Segments:
         inside = exists & (self.start >= episodes.start[episode]) & (self.stop <= episodes.stop[episode])
         if not inside.all():
             row = np.flatnonzero(~inside)[0]
-            raise DatasetError(dataset.root / SEGMENTS, "start, stop", f"row {row}, {self.start[row]}:{self.stop[row]}, isn't "
-                               f"inside episode {self.episode[row]}", DROP)
+            frames = f"{self.start[row]}:{self.stop[row]}"
+            raise DatasetError(dataset.root / SEGMENTS, "start, stop",
+                               f"row {row}, {frames}, isn't inside episode {self.episode[row]}", DROP)
 
 
 def write_table(table: pa.Table, path: Path) -> None:

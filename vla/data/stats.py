@@ -1,21 +1,21 @@
 """Exact statistics of recorded numbers, and the affine maps that normalise them.
 
-Statistics of several data sets are taken over all their values. Averaging the quantiles of parts, as is often done, is wrong:
-the 1 % quantile of a rising counter is near its start, the average of the episodes' own 1 % quantiles near its middle.
+Statistics of several data sets are taken over all their values. Averaging the quantiles of parts, as is often done, is
+wrong: the 1 % quantile of a rising counter is near its start, the average of its parts' 1 % quantiles near its middle.
 
 Shapes: N values of each dimension, D dimensions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
-# A dimension whose spread is below this share of its magnitude, or below MIN_SPREAD in its own unit, counts as constant:
-# scaled up, it would be sensor noise, and its inverse would drown in float32 rounding.
+# A dimension whose half range is below this share of its magnitude, or below MIN_SPREAD in its own unit, counts as
+# constant: scaled up, it would be sensor noise, and its inverse would drown in float32 rounding.
 MIN_RELATIVE_SPREAD = 1e-4
 MIN_SPREAD = 1e-6
 # Farthest that a recorded value may be normalised to before the full range replaces the chosen spread.
@@ -48,7 +48,7 @@ class Statistics:
         """
         columns = [part.reshape(len(part), -1) for part in parts if len(part)]
         if not columns or len({column.shape[1] for column in columns}) != 1:
-            raise ValueError(f"statistics need parts of one width with at least one row, got shapes {[p.shape for p in parts]}")
+            raise ValueError(f"statistics need rows of one width, got shapes {[part.shape for part in parts]}")
         return cls._stack([cls._of_dimension(np.concatenate([column[:, d] for column in columns]).astype(np.float64))
                            for d in range(columns[0].shape[1])])
 
@@ -56,18 +56,17 @@ class Statistics:
     def of_histogram(cls, histogram: np.ndarray, count: int) -> Statistics:
         """Of 8-bit images in units of 0-1, from how often each of 256 values occurs: [D, 256]. `count` frames."""
         values = np.arange(256) / 255
-        stacked = cls._stack([cls._of_frequencies(values, frequency) for frequency in histogram])
-        return cls(**{**stacked._fields(), "count": count})
+        return replace(cls._stack([cls._of_frequencies(values, frequency) for frequency in histogram]), count=count)
 
     def to_json(self, shape: tuple[int, ...] = (-1,)) -> dict[str, Any]:
         """As LeRobot's stats.json has it; `shape` is (3, 1, 1) for images."""
-        return {name: [value] if name == "count" else value.reshape(shape).tolist() for name, value in self._fields().items()}
+        return {name: getattr(self, name).reshape(shape).tolist() for name in self._arrays()} | {"count": [self.count]}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Statistics:
         """The inverse of `to_json`."""
-        arrays = {field.name: np.asarray(values[field.name], np.float64).reshape(-1) for field in fields(cls)}
-        return cls(**{**arrays, "count": int(arrays["count"][0])})
+        count = int(np.ravel(values["count"])[0])
+        return cls(count=count, **{name: np.asarray(values[name], np.float64).reshape(-1) for name in cls._arrays()})
 
     @classmethod
     def _of_dimension(cls, values: np.ndarray) -> Statistics:
@@ -88,23 +87,26 @@ class Statistics:
 
     @classmethod
     def _stack(cls, dimensions: list[Statistics]) -> Statistics:
-        names = [field.name for field in fields(cls) if field.name != "count"]
-        stacked = {name: np.array([getattr(dimension, name) for dimension in dimensions]) for name in names}
+        stacked = {name: np.array([getattr(dimension, name) for dimension in dimensions]) for name in cls._arrays()}
         return cls(count=dimensions[0].count, **stacked)
 
-    def _fields(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+    @classmethod
+    def _arrays(cls) -> list[str]:
+        return [field.name for field in fields(cls) if field.name != "count"]
 
 
 def normalization(stats: Statistics, mode: NormalizationMode = "quantile") -> tuple[np.ndarray, np.ndarray]:
-    """(offset, scale), [D] float32 each: `(value - offset) / scale` is normalised, `normalised * scale + offset` undoes it.
+    """(offset, scale), [D] float32 each: `(value - offset) / scale` normalises, `value * scale + offset` undoes it.
 
-    `quantile` brings q01..q99 to [-1, 1], `min_max` the whole range, `mean_std` gives mean 0 and deviation 1. Two guards:
+    `quantile` brings q01..q99 to [-1, 1], `min_max` the whole range; `mean_std` gives mean 0 and deviation 1. Guards:
 
-    - A dimension that is nearly constant (range below MIN_RELATIVE_SPREAD of its magnitude, or below MIN_SPREAD) gets scale
-      1: it is shifted to about 0 and neither blown up nor lost.
-    - If the chosen spread is so small that a recorded value would land beyond +-MAX_NORMALIZED (a gripper that is open in
-      99.5 % of the frames), the whole range is used for that dimension instead.
+    - A dimension that is nearly constant (half its range below MIN_RELATIVE_SPREAD of its magnitude, or below
+      MIN_SPREAD) gets scale 1: it is shifted to about 0 and neither blown up nor lost.
+    - If the chosen spread is so small that a recorded value would land beyond +-MAX_NORMALIZED (a gripper that is open
+      in 99.5 % of the frames), the whole range is used for that dimension instead.
+
+    Raises:
+        ValueError: no such mode.
     """
     middle, half_range = (stats.max + stats.min) / 2, (stats.max - stats.min) / 2
     if mode == "quantile":

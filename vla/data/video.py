@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import cast
 
 import av
 import numpy as np
@@ -31,10 +32,10 @@ LOST = -SEEK_DISTANCE - 2
 class VideoCodec:
     """An encoder and its settings.
 
-    Measured on 128x128 tabletop frames, 18 a clip, one core: h264 with full chroma (yuv444p) has a mean absolute error of
-    0.6 of 255 (2.5 on coloured objects) in 430 bytes a frame; halved chroma (yuv420p) 1.6 (6.3), in no fewer bytes; AV1 as
-    LeRobot sets it 1.8 (6.8), and encodes at a third of the speed. A keyframe every 4 frames keeps random access short; 2
-    would cost 28 % more space, 8 would save 15 %.
+    Measured on 128x128 tabletop frames, 18 a clip, one core: h264 with full chroma (yuv444p) has a mean absolute error
+    of 0.6 of 255 (2.5 on coloured objects) in 430 bytes a frame; halved chroma (yuv420p) 1.6 (6.3), in no fewer bytes;
+    AV1 as LeRobot sets it 1.8 (6.8), and encodes at a third of the speed. A keyframe every 4 frames keeps random access
+    short; 2 would cost 28 % more space, 8 would save 15 %.
     """
 
     encoder: str
@@ -65,7 +66,7 @@ def encode_video(frames: np.ndarray, fps: int, codec: str = "h264", crf: int = 1
     options = {"g": str(settings.keyframe_interval), "crf": str(crf), **settings.options}
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = container.add_stream(settings.encoder, rate=fps, options=options)
+        stream = cast(av.VideoStream, container.add_stream(settings.encoder, rate=fps, options=options))
         stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
         stream.codec_context.thread_count = 1
         for frame in frames:
@@ -85,7 +86,7 @@ def join_videos(clips: Sequence[EncodedVideo], path: Path, fps: int) -> None:
     with av.open(str(path), "w", format="mp4") as output:
         target, position = None, 0
         for clip in clips:
-            with av.open(io.BytesIO(clip.data)) as source:
+            with av.open(io.BytesIO(clip.data), "r") as source:
                 stream = source.streams.video[0]
                 target = target or output.add_stream_from_template(stream)
                 for packet in source.demux(stream):
@@ -108,12 +109,13 @@ class VideoReader:
     def __init__(self, path: Path, fps: int):
         self.path, self.fps = path, fps
         try:
-            self._container = av.open(str(path))
+            self._container = av.open(str(path), "r")
         except (av.error.FFmpegError, OSError) as error:
             raise DatasetError(path, "", f"not a readable video ({error})", RESTORE) from error
         if not self._container.streams.video:
             raise DatasetError(path, "", "has no video stream", RESTORE)
         self._stream = self._container.streams.video[0]
+        self._time_base = self._stream.time_base or Fraction(1, fps)
         self._stream.codec_context.thread_count = 1
         # Kept, because building the conversion anew for each frame halves the speed.
         self._to_rgb = VideoReformatter()
@@ -136,10 +138,11 @@ class VideoReader:
     def _frame(self, number: int) -> np.ndarray:
         if not self._position < number <= self._position + SEEK_DISTANCE:
             self._seek(number)
-        for self._position, frame in self._decoded:
-            if self._position == number:
+        for position, frame in self._decoded:
+            self._position = position
+            if position == number:
                 return self._to_rgb.reformat(frame, format="rgb24").to_ndarray()
-            if self._position > number:
+            if position > number:
                 break
         self._position = LOST
         raise DatasetError(self.path, f"frame {number}", "is missing from the video", RESTORE)
@@ -148,7 +151,7 @@ class VideoReader:
         # Half a frame late, so that a time stamp rounded up still lies at or before the target.
         time = (Fraction(number) + Fraction(1, 2)) / self.fps
         try:
-            self._container.seek(int(time / self._stream.time_base), stream=self._stream, backward=True)
+            self._container.seek(int(time / self._time_base), stream=self._stream, backward=True)
         except av.error.FFmpegError as error:
             raise DatasetError(self.path, f"frame {number}", f"can't be reached ({error})", RESTORE) from error
         self._decoded, self._position = self._decode(), number - 1
@@ -162,7 +165,7 @@ class VideoReader:
                 raise DatasetError(self.path, "", f"is damaged ({error})", RESTORE) from error
             if frame is None:
                 return
-            yield round(frame.pts * self._stream.time_base * self.fps), frame
+            yield round((frame.pts or 0) * self._time_base * self.fps), frame
 
 
 RESTORE = "Restore the file from its source, or remove the episodes that need it"

@@ -1,8 +1,8 @@
 """Write LeRobot v3.0 data sets, in commits that a kill can't tear.
 
-Episodes are gathered in groups; a group becomes one data file, one video file a camera and one metadata file. All of a
-commit is first written to a staging folder, then marked as complete, then moved into place, `meta/info.json` last. Killed before
-the mark, the commit is forgotten; after it, the next writer finishes the moves. Either way the data set is whole.
+Episodes are gathered in groups; a group becomes one data file, one video file a camera and one metadata file. A commit
+is first written to a staging folder, then marked as complete, then moved into place, `meta/info.json` last. Killed
+before the mark, the commit is forgotten; after it, the next writer finishes the moves. Either way the data set is whole.
 
 Shapes: T frames of an episode, S state, A action, P environment state, H height, W width.
 """
@@ -17,10 +17,9 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,7 +41,6 @@ from vla.data.episodes import (
     TASKS,
     VIDEO,
     EpisodeDataset,
-    image_keys,
     read_columns,
 )
 from vla.data.errors import DatasetError
@@ -54,7 +52,14 @@ HISTOGRAMS = "vla/image_histograms.json"
 STAGING = "vla/staging"
 COMPLETE = "COMPLETE"
 FILES_PER_CHUNK = 1000
-COUNTERS = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+# What LeRobot adds to every data set.
+COUNTERS = {
+    "timestamp": "float32",
+    "frame_index": "int64",
+    "episode_index": "int64",
+    "index": "int64",
+    "task_index": "int64",
+}
 
 
 @dataclass
@@ -119,9 +124,11 @@ class EpisodeWriter:
         vectors = {STATE: (state_dim, state_names), ACTION: (action_dim, action_names)}
         if environment_state_dim is not None:
             vectors[ENVIRONMENT_STATE] = (environment_state_dim, None)
-        self._features = _features(vectors, self._cameras, fps, video, codec, crf)
+        self._features = _features(vectors, self._cameras, _video_info(fps, codec, crf) if video else None)
         self._robot_type = robot_type
-        self._pending: list[Episode] = []
+        self._pending: list[_Placed] = []
+        self._committed = self._frames = self._files = 0
+        self._tasks: dict[str, int] = {}  # instruction -> task_index
         finish_commit(self.root)
         if (self.root / INFO).exists():
             self._continue()
@@ -133,14 +140,23 @@ class EpisodeWriter:
         """Episodes of the data set, the ones not committed yet included."""
         return self._committed + len(self._pending)
 
+    @property
+    def _next_frame(self) -> int:
+        return self._pending[-1].stop if self._pending else self._frames
+
+    @property
+    def _image_keys(self) -> list[str]:
+        return [CAMERA_PREFIX + camera for camera in self._cameras]
+
     def add_episode(self, episode: Episode) -> None:
         """Check and take an episode; commits when the group is full.
 
         Raises:
-            DatasetError: a field's shape isn't what the writer was made for, or holds a number that isn't finite. Nothing
-                is lost by that: the episode isn't taken, earlier ones are kept.
+            DatasetError: a field's shape isn't what the writer was made for, or it holds a number that isn't finite.
+                Nothing is lost by that: the episode isn't taken, earlier ones are kept.
         """
-        self._pending.append(self._encoded(self._checked(episode)))
+        self._check(episode)
+        self._pending.append(self._placed(episode))
         if len(self._pending) >= self._episodes_per_file:
             self.commit()
 
@@ -151,13 +167,11 @@ class EpisodeWriter:
         staging = self.root / STAGING
         with _uninterrupted():
             shutil.rmtree(staging, ignore_errors=True)
-            self._tasks, self._histograms = self._stage(_Staging(staging))
+            histograms = self._stage(_Staging(staging))
             (staging / COMPLETE).touch()
             finish_commit(self.root)
-            self._committed += len(self._pending)
-            self._frames += sum(map(len, self._pending))
-            self._files += 1
-            self._pending = []
+            self._committed, self._frames = self.num_episodes, self._next_frame
+            self._files, self._histograms, self._pending = self._files + 1, histograms, []
 
     def close(self) -> None:
         self.commit()
@@ -165,7 +179,7 @@ class EpisodeWriter:
     def __enter__(self) -> EpisodeWriter:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def _begin(self) -> None:
@@ -173,8 +187,6 @@ class EpisodeWriter:
         if leftovers:
             raise DatasetError(self.root / INFO, "", f"is missing, but there is {', '.join(leftovers)}/",
                                "Restore it, or choose an empty folder")
-        self._committed, self._frames, self._files = 0, 0, 0
-        self._tasks: list[str] = []
         self._histograms = {camera: np.zeros((3, 256), np.int64) for camera in self._cameras}
 
     def _continue(self) -> None:
@@ -188,171 +200,170 @@ class EpisodeWriter:
         self._features = dataset.features
         self._robot_type = dataset.embodiment
         self._committed, self._frames = dataset.num_episodes, dataset.num_frames
-        self._tasks = dataset.tasks
-        self._files = 1 + max(_file_number(path) for pattern in ("data/*/*.parquet", "meta/episodes/*/*.parquet", "videos/*/*/*.mp4")
-                              for path in self.root.glob(pattern))
+        self._tasks = {task: index for index, task in enumerate(dataset.tasks)}
+        patterns = ("data/*/*.parquet", "meta/episodes/*/*.parquet", "videos/*/*/*.mp4")
+        self._files = 1 + max(_file_number(path) for pattern in patterns for path in self.root.glob(pattern))
         self._histograms = _histograms(dataset)
 
-    def _checked(self, episode: Episode) -> Episode:
-        columns = {STATE: episode.state, ACTION: episode.action}
-        if ENVIRONMENT_STATE in self._features:
-            columns[ENVIRONMENT_STATE] = episode.environment_state
-        for key, values in columns.items():
-            shape = (len(episode), *self._features[key]["shape"])
-            if values is None or np.shape(values) != shape or not len(episode):
-                raise self._error(key, f"has shape {None if values is None else np.shape(values)}, {shape} is due",
-                                  "Give at least one frame, and as many numbers as the writer was made for")
-            if not np.isfinite(values).all():
-                frame, item = np.argwhere(~np.isfinite(values))[0]
-                raise self._error(f"{key}[{item}]", f"is {values[frame, item]} in frame {frame}", "Drop or repair the episode")
-        for key, flags in ((SUCCESS, episode.success), (REWARD, episode.reward)):
-            if flags is not None and np.shape(flags) != (len(episode),):
-                raise self._error(key, f"has shape {np.shape(flags)}, {(len(episode),)} is due", "Give one value a frame")
-        for camera, size in self._cameras.items():
-            images = episode.images.get(camera)
-            shape = images.shape[:3] if images is not None else None
-            if shape != (len(episode), *size) or (isinstance(images, EncodedVideo) and not self._video):
-                raise self._error(CAMERA_PREFIX + camera, f"has {shape} frames, {(len(episode), *size)} is due",
-                                  "Give one image a frame; data sets of PNGs need arrays")
+    def _check(self, episode: Episode) -> None:
         if not episode.instruction:
             raise self._error("task", "the instruction is empty", "Say in words what the episode does")
-        return episode
+        if not len(episode):
+            raise self._error(STATE, "has no frame", "Drop the episode")
+        vectors = {STATE: episode.state, ACTION: episode.action, ENVIRONMENT_STATE: episode.environment_state}
+        for key in vectors.keys() & self._features.keys():
+            self._check_numbers(key, vectors[key], (len(episode), *self._features[key]["shape"]))
+        self._check_numbers(SUCCESS, episode.success, (len(episode),))
+        if episode.reward is not None:
+            self._check_numbers(REWARD, episode.reward, (len(episode),))
+        if episode.images.keys() != self._cameras.keys():
+            raise self._error("images", f"cameras are {sorted(episode.images)}, {sorted(self._cameras)} are due",
+                              "Give the images of every camera")
+        for camera, images in episode.images.items():
+            self._check_images(camera, images, (len(episode), *self._cameras[camera]))
+
+    def _check_numbers(self, key: str, values: np.ndarray | None, shape: tuple[int, ...]) -> None:
+        if values is None or np.shape(values) != shape:
+            given = "missing" if values is None else f"of shape {np.shape(values)}"
+            raise self._error(key, f"is {given}, {shape} is due", "Give what the writer was made for")
+        if not np.isfinite(values).all():
+            frame, *item = np.argwhere(~np.isfinite(values))[0].tolist()
+            raise self._error(f"{key}{item or ''}", f"is {values[frame, *item]} in frame {frame}",
+                              "Drop or repair the episode")
+
+    def _check_images(self, camera: str, images: np.ndarray | EncodedVideo, shape: tuple[int, int, int]) -> None:
+        key = CAMERA_PREFIX + camera
+        if isinstance(images, EncodedVideo) and not self._video:
+            raise self._error(key, "is encoded video, but the data set stores PNGs", "Give arrays")
+        if images.shape[:3] != shape:
+            raise self._error(key, f"is {images.shape[:3]} (T, H, W), {shape} is due", "Give one image a frame")
+        if isinstance(images, np.ndarray) and (images.dtype != np.uint8 or images.shape[3:] != (3,)):
+            raise self._error(key, f"is {images.dtype} {images.shape}", "Give uint8 [T, H, W, 3]")
 
     def _error(self, field: str, problem: str, fix: str) -> DatasetError:
         return DatasetError(self.root, f"episode {self.num_episodes}, {field}", problem, fix)
 
-    def _encoded(self, episode: Episode) -> Episode:
-        encode = self._encode_clip if self._video else encode_pngs
-        images = {camera: images if isinstance(images, EncodedVideo) else encode(images)
-                  for camera, images in episode.images.items()}
-        return Episode(**{**episode.__dict__, "images": images})
-
-    def _encode_clip(self, frames: np.ndarray) -> EncodedVideo:
-        return encode_video(frames, self.fps, self._codec, self._crf)
-
-    def _stage(self, staging: _Staging) -> tuple[list[str], dict[str, np.ndarray]]:
-        """Prepare the group's commit; returns the tasks and the image histograms there will be after it."""
-        group, place = self._pending, {"chunk_index": self._files // FILES_PER_CHUNK, "file_index": self._files % FILES_PER_CHUNK}
-        tasks = list(dict.fromkeys([*self._tasks, *(episode.instruction for episode in group)]))
-        first = self._frames + np.cumsum([0, *map(len, group)])
-        columns = [self._columns(episode, self._committed + number, int(first[number]), tasks.index(episode.instruction))
-                   for number, episode in enumerate(group)]
-        if self._video:
-            for camera in self._cameras:
-                path = staging.path(VIDEO.format(video_key=CAMERA_PREFIX + camera, **place))
-                join_videos([episode.images[camera] for episode in group], path, self.fps)
-        data_path = staging.path(DATA.format(**place))
-        self._write_data(columns, group, data_path)
-        write_table(self._episode_table(columns, group, first, place), staging.path(EPISODES.format(**place)))
-        write_table(_task_table(tasks), staging.path(TASKS))
-        histograms = {camera: total + sum(episode.images[camera].histogram for episode in group)
-                      for camera, total in self._histograms.items()}
-        staging.write_json(STATS, self._stats(data_path, histograms, int(first[-1])))
-        staging.write_json(HISTOGRAMS, {camera: counts.tolist() for camera, counts in histograms.items()})
-        write_table(self._segment_table(group, first), staging.path(SEGMENTS))
-        staging.write_json(INFO, self._info(self._committed + len(group), int(first[-1]), len(tasks)))
-        return tasks, histograms
-
-    def _columns(self, episode: Episode, number: int, first: int, task_index: int) -> dict[str, np.ndarray]:
-        """Every column of the episode but the images, in the order of the features."""
-        length, success = len(episode), np.asarray(episode.success, bool)
+    def _placed(self, episode: Episode) -> _Placed:
+        number, start, stop = self.num_episodes, self._next_frame, self._next_frame + len(episode)
+        task_index = self._tasks.setdefault(episode.instruction, len(self._tasks))
+        success = np.asarray(episode.success, bool)
         values = {
             STATE: episode.state,
             ACTION: episode.action,
             ENVIRONMENT_STATE: episode.environment_state,
             SUCCESS: success,
             REWARD: success if episode.reward is None else episode.reward,
-            "timestamp": np.arange(length) / self.fps,
-            "frame_index": np.arange(length),
-            "episode_index": np.full(length, number),
-            "index": np.arange(first, first + length),
-            "task_index": np.full(length, task_index),
+            "timestamp": np.arange(len(episode)) / self.fps,
+            "frame_index": np.arange(len(episode)),
+            "episode_index": np.full(len(episode), number),
+            "index": np.arange(start, stop),
+            "task_index": np.full(len(episode), task_index),
         }
-        return {key: np.asarray(values[key], feature["dtype"]) for key, feature in self._features.items()
-                if key not in image_keys(self._features)}
+        columns = {key: np.asarray(values[key], feature["dtype"]) for key, feature in self._features.items()
+                   if key not in self._image_keys}
+        images = {camera: self._encoded(images) for camera, images in episode.images.items()}
+        return _Placed(replace(episode, images={}), number, start, stop, columns, images)
 
-    def _write_data(self, columns: list[dict[str, np.ndarray]], group: list[Episode], path: Path) -> None:
-        images = [] if self._video else [CAMERA_PREFIX + camera for camera in self._cameras]
-        stored = {key: feature for key, feature in self._features.items() if key in columns[0] or key in images}
+    def _encoded(self, images: np.ndarray | EncodedVideo) -> EncodedVideo | EncodedImages:
+        if isinstance(images, EncodedVideo):
+            return images
+        return encode_video(images, self.fps, self._codec, self._crf) if self._video else encode_pngs(images)
+
+    def _stage(self, staging: _Staging) -> dict[str, np.ndarray]:
+        """Prepare the group's commit; returns the image histograms there will be after it."""
+        group, files = self._pending, self._files
+        place = {"chunk_index": files // FILES_PER_CHUNK, "file_index": files % FILES_PER_CHUNK}
+        histograms = {camera: sum((placed.images[camera].histogram for placed in group), total)
+                      for camera, total in self._histograms.items()}
+        for camera in self._cameras if self._video else ():
+            path = staging.path(VIDEO.format(video_key=CAMERA_PREFIX + camera, **place))
+            join_videos(cast(list[EncodedVideo], [placed.images[camera] for placed in group]), path, self.fps)
+        data_path = staging.path(DATA.format(**place))
+        self._write_data(data_path)
+        write_table(self._episode_table(place), staging.path(EPISODES.format(**place)))
+        write_table(_task_table(list(self._tasks)), staging.path(TASKS))
+        write_table(self._segment_table(), staging.path(SEGMENTS))
+        staging.write_json(STATS, self._stats(data_path, histograms))
+        staging.write_json(HISTOGRAMS, {camera: counts.tolist() for camera, counts in histograms.items()})
+        staging.write_json(INFO, self._info())
+        return histograms
+
+    def _write_data(self, path: Path) -> None:
+        """A row group an episode, as LeRobot does, so that one can be read without the others."""
+        stored = {key: feature for key, feature in self._features.items() if feature["dtype"] != "video"}
         schema = pa.schema([(key, _arrow_type(feature)) for key, feature in stored.items()],
                            metadata={"huggingface": json.dumps({"info": {"features": _hub_features(stored)}})})
         with pq.ParquetWriter(path, schema, compression="snappy", write_page_checksum=True) as file:
-            for values, episode in zip(columns, group, strict=True):
-                pngs = {key: episode.images[key.removeprefix(CAMERA_PREFIX)].rows() for key in images}
-                arrays = [pa.array(pngs[key], schema.field(key).type) if key in pngs else _arrow_array(values[key])
-                          for key in stored]
-                file.write_table(pa.Table.from_arrays(arrays, schema=schema))
+            for placed in self._pending:
+                pngs = {CAMERA_PREFIX + camera: pa.array(images.rows(), schema.field(CAMERA_PREFIX + camera).type)
+                        for camera, images in placed.images.items() if isinstance(images, EncodedImages)}
+                numbers = {key: _arrow_array(values) for key, values in placed.columns.items()}
+                file.write_table(pa.table({key: (pngs | numbers)[key] for key in stored}, schema=schema))
 
-    def _episode_table(self, columns: list[dict[str, np.ndarray]], group: list[Episode], first: np.ndarray,
-                       place: dict[str, int]) -> pa.Table:
+    def _episode_table(self, place: dict[str, int]) -> pa.Table:
         rows = []
-        for number, (values, episode) in enumerate(zip(columns, group, strict=True)):
-            start, stop = int(first[number] - first[0]), int(first[number + 1] - first[0])
+        for placed in self._pending:
+            first = placed.start - self._pending[0].start
             row: dict[str, Any] = {
-                "episode_index": self._committed + number,
-                "tasks": [episode.instruction],
-                "length": len(episode),
+                "episode_index": placed.number,
+                "tasks": [placed.episode.instruction],
+                "length": placed.stop - placed.start,
                 "data/chunk_index": place["chunk_index"],
                 "data/file_index": place["file_index"],
-                "dataset_from_index": int(first[number]),
-                "dataset_to_index": int(first[number + 1]),
+                "dataset_from_index": placed.start,
+                "dataset_to_index": placed.stop,
             }
             for camera in self._cameras if self._video else ():
                 key = f"videos/{CAMERA_PREFIX}{camera}"
                 row |= {f"{key}/{field}": value for field, value in place.items()}
-                row |= {f"{key}/from_timestamp": start / self.fps, f"{key}/to_timestamp": stop / self.fps}
-            for key, column in values.items():
-                row |= {f"stats/{key}/{name}": value for name, value in Statistics.of(column).to_json().items()}
-            for camera, images in episode.images.items():
-                stats = Statistics.of_histogram(images.histogram, len(episode)).to_json((3, 1, 1))
-                row |= {f"stats/{CAMERA_PREFIX}{camera}/{name}": value for name, value in stats.items()}
+                row[f"{key}/from_timestamp"] = first / self.fps
+                row[f"{key}/to_timestamp"] = (first + placed.stop - placed.start) / self.fps
+            for key, stats in placed.stats().items():
+                row |= {f"stats/{key}/{name}": value for name, value in stats.items()}
             rows.append(row | {f"meta/episodes/{field}": value for field, value in place.items()})
         return pa.table({name: [row[name] for row in rows] for name in rows[0]})
 
-    def _stats(self, data_path: Path, histograms: dict[str, np.ndarray], count: int) -> dict[str, Any]:
-        """Exact, over the committed files and the staged one."""
-        paths = [*sorted(self.root.glob("data/*/*.parquet")), data_path]
-        stats = {}
-        for key, feature in self._features.items():
-            if key in image_keys(self._features):
-                camera = key.removeprefix(CAMERA_PREFIX)
-                stats[key] = Statistics.of_histogram(histograms[camera], count).to_json((3, 1, 1))
-            else:
-                stats[key] = Statistics.of(*(_numbers(path, key, feature) for path in paths)).to_json()
-        return stats
-
-    def _segment_table(self, group: list[Episode], first: np.ndarray) -> pa.Table:
+    def _segment_table(self) -> pa.Table:
         """The segments there are, and one for each episode of the group."""
         path = self.root / SEGMENTS
+        present = [read_columns(path, SCHEMA.names).cast(SCHEMA)] if path.exists() else []
         rows = [{
-            "episode": self._committed + number,
-            "start": int(first[number]),
-            "stop": int(first[number + 1]),
-            "instruction": episode.instruction,
-            "task": episode.task or episode.instruction,
-            "source": episode.source,
-            "success": bool(episode.success[-1]),
-            "reward": float(episode.success[-1] if episode.reward is None else episode.reward[-1]),
-            "outcome": episode.outcome,
+            "episode": placed.number,
+            "start": placed.start,
+            "stop": placed.stop,
+            "instruction": placed.episode.instruction,
+            "task": placed.episode.task or placed.episode.instruction,
+            "source": placed.episode.source,
+            "success": bool(placed.columns[SUCCESS][-1]),
+            "reward": float(placed.columns[REWARD][-1]),
+            "outcome": placed.episode.outcome,
             "labeller": "",
             "labeller_version": "",
-            "original_instruction": episode.instruction,
-        } for number, episode in enumerate(group)]
-        present = [read_columns(path, SCHEMA.names).cast(SCHEMA)] if path.exists() else []
+            "original_instruction": placed.episode.instruction,
+        } for placed in self._pending]
         return pa.concat_tables([*present, pa.Table.from_pylist(rows, SCHEMA)])
 
-    def _info(self, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+    def _stats(self, data_path: Path, histograms: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Exact, over the committed files and the staged one."""
+        paths = [*sorted(self.root.glob("data/*/*.parquet")), data_path]
+        stats = {key: Statistics.of(*(_numbers(path, key, feature) for path in paths)).to_json()
+                 for key, feature in self._features.items() if key not in self._image_keys}
+        images = {CAMERA_PREFIX + camera: Statistics.of_histogram(counts, self._next_frame).to_json((3, 1, 1))
+                  for camera, counts in histograms.items()}
+        return stats | images
+
+    def _info(self) -> dict[str, Any]:
         return {
             "codebase_version": CODEBASE_VERSION,
             "robot_type": self._robot_type,
-            "total_episodes": episodes,
-            "total_frames": frames,
-            "total_tasks": tasks,
+            "total_episodes": self.num_episodes,
+            "total_frames": self._next_frame,
+            "total_tasks": len(self._tasks),
             "chunks_size": FILES_PER_CHUNK,
             "data_files_size_in_mb": 100,
             "video_files_size_in_mb": 200,
             "fps": self.fps,
-            "splits": {"train": f"0:{episodes}"},
+            "splits": {"train": f"0:{self.num_episodes}"},
             "data_path": DATA,
             "video_path": VIDEO if self._video else None,
             "features": self._features,
@@ -369,6 +380,24 @@ class EncodedImages:
 
     def rows(self) -> list[dict[str, Any]]:
         return [{"bytes": file, "path": f"frame-{number:06d}.png"} for number, file in enumerate(self.files)]
+
+
+@dataclass(frozen=True)
+class _Placed:
+    """An episode with its place in the data set, ready to be written."""
+
+    episode: Episode  # without its images
+    number: int
+    start: int  # frames in the whole data set
+    stop: int
+    columns: dict[str, np.ndarray]  # every numeric column of the data files
+    images: dict[str, EncodedVideo | EncodedImages]
+
+    def stats(self) -> dict[str, dict[str, Any]]:
+        numbers = {key: Statistics.of(values).to_json() for key, values in self.columns.items()}
+        images = {camera: Statistics.of_histogram(images.histogram, len(self.episode))
+                  for camera, images in self.images.items()}
+        return numbers | {CAMERA_PREFIX + camera: stats.to_json((3, 1, 1)) for camera, stats in images.items()}
 
 
 def encode_pngs(frames: np.ndarray) -> EncodedImages:
@@ -426,8 +455,12 @@ class _Staging:
         self.path(name).write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
 
 
-def _features(vectors: dict[str, tuple[int, Sequence[str] | None]], cameras: dict[str, tuple[int, int]], fps: int, video: bool,
-              codec: str, crf: int) -> dict[str, dict[str, Any]]:
+def _features(
+    vectors: dict[str, tuple[int, Sequence[str] | None]],
+    cameras: dict[str, tuple[int, int]],
+    video_info: dict[str, Any] | None,
+) -> dict[str, dict[str, Any]]:
+    """As info.json lists them. `video_info` is None for PNGs."""
     features: dict[str, dict[str, Any]] = {}
     for key, (size, names) in vectors.items():
         names = list(names) if names is not None else [f"{key.rsplit('.')[-1]}_{number}" for number in range(size)]
@@ -435,18 +468,20 @@ def _features(vectors: dict[str, tuple[int, Sequence[str] | None]], cameras: dic
             raise ValueError(f"{key} has {size} dimensions but {len(names)} names: {names}")
         features[key] = {"dtype": "float32", "shape": [size], "names": names}
     for camera, (height, width) in cameras.items():
-        feature = {"dtype": "video" if video else "image", "shape": [height, width, 3], "names": ["height", "width", "channels"]}
-        features[CAMERA_PREFIX + camera] = feature | ({"info": _video_info(height, width, fps, codec, crf)} if video else {})
+        feature = {"shape": [height, width, 3], "names": ["height", "width", "channels"]}
+        if video_info is None:
+            features[CAMERA_PREFIX + camera] = {"dtype": "image", **feature}
+        else:
+            info = {"video.height": height, "video.width": width, **video_info}
+            features[CAMERA_PREFIX + camera] = {"dtype": "video", **feature, "info": info}
     features[SUCCESS] = {"dtype": "bool", "shape": [1], "names": None}
     features[REWARD] = {"dtype": "float32", "shape": [1], "names": None}
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in COUNTERS.items()}
 
 
-def _video_info(height: int, width: int, fps: int, codec: str, crf: int) -> dict[str, Any]:
+def _video_info(fps: int, codec: str, crf: int) -> dict[str, Any]:
     settings = CODECS[codec]
     return {
-        "video.height": height,
-        "video.width": width,
         "video.codec": codec,
         "video.pix_fmt": settings.pix_fmt,
         "video.fps": fps,
@@ -487,12 +522,13 @@ def _hub_features(features: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 def _task_table(tasks: list[str]) -> pa.Table:
-    """Rows in task_index order, because LeRobot looks tasks up by row; `task` as pandas index, because it looks there."""
-    column = {"field_name": "task", "name": "task", "pandas_type": "unicode", "numpy_type": "object", "metadata": None}
-    number = {"field_name": "task_index", "name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None}
-    pandas = {"index_columns": ["task"], "columns": [number, column], "pandas_version": "2.0.0", "attributes": {},
-              "column_indexes": [{"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
-                                  "metadata": {"encoding": "UTF-8"}}]}
+    """Rows in task_index order and `task` as pandas index, because LeRobot looks tasks up by row of a pandas table."""
+    kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
+    columns = [{"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
+               for name, (kind, numpy_kind) in kinds.items()]
+    header = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
+              "metadata": {"encoding": "UTF-8"}}
+    pandas = {"index_columns": ["task"], "column_indexes": [header], "columns": columns, "pandas_version": "2.0.0"}
     table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
     return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
