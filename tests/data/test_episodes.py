@@ -85,7 +85,8 @@ def test_frames_are_exact_between_distant_keyframes_and_with_reordered_frames(tm
         stream.width = stream.height = 64
         stream.pix_fmt = "yuv420p"
         for grey in greys:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 64, 3), grey, np.uint8), format="rgb24")))
+            image = np.full((64, 64, 3), grey, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     order = np.random.default_rng(0).permutation(80)
     reader = VideoReader(path, 10)
@@ -137,7 +138,8 @@ FAULTS = {
     "video empty": (lambda root: _first(root, "videos/*/*/*.mp4").write_bytes(b""), "file-000.mp4"),
     "video too short": (lambda root: shutil.copy(_last(root, TOP_VIDEOS), _first(root, TOP_VIDEOS)), "are due"),
     "data bits flipped": (lambda root: _flip_number(_first(root, "data/*/*.parquet")), r"file-000\.parquet: action"),
-    "action not finite": (lambda root: _set_nan(_first(root, "data/*/*.parquet"), "action"), r"action\[1\].*nan in frame 2"),
+    "action not finite": (lambda root: _set_nan(_first(root, "data/*/*.parquet"), "action"),
+                          r"action\[1\].*nan in frame 2"),
     "column missing": (lambda root: _drop_column(_first(root, "data/*/*.parquet"), "action"), "action"),
     "rows missing": (lambda root: _drop_rows(_first(root, "data/*/*.parquet")), "rows"),
 }
@@ -172,7 +174,7 @@ def test_damaged_png_is_named(write):
 
 def test_unknown_names_list_the_known_ones(write):
     dataset = EpisodeDataset(write(range(1)))
-    with pytest.raises(DatasetError, match="side.*top"):
+    with pytest.raises(DatasetError, match=r"side.*top"):
         dataset.frames("front", np.array([0]))
     with pytest.raises(DatasetError, match=r"action.*next\.success"):
         dataset.column("effort")

@@ -86,7 +86,9 @@ def test_constant_and_rare_dimensions():
     assert np.isclose(offset[0], 0.7) and np.isclose(scale[3], 2.94, atol=0.05)
 
 
-@pytest.mark.parametrize("parts", [[], [np.zeros((0, 2))], [np.zeros((1, 2)), np.zeros((1, 3))], [np.array([[np.nan]])]])
+@pytest.mark.parametrize("parts", [
+    [], [np.zeros((0, 2))], [np.zeros((1, 2)), np.zeros((1, 3))], [np.array([[np.nan]])],
+])
 def test_impossible_statistics_are_refused(parts):
     with pytest.raises(ValueError, match="statistics need"):
         Statistics.of(*parts)

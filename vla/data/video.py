@@ -22,33 +22,16 @@ from vla.data.errors import DatasetError
 
 # Ticks of a frame in files we write; the usual mp4 time base, and LeRobot's.
 FRAME_TICKS = 1024
+# H.264 with full chroma. Measured on 128x128 tabletop frames, 18 a clip, one core: mean absolute error 0.6 of 255 (2.5
+# on coloured objects) in 430 bytes a frame. Halved chroma (yuv420p): 1.6 (6.3), in no fewer bytes. AV1 as LeRobot sets
+# it: 1.8 (6.8), encoded at a third of the speed.
+ENCODER, CODEC, PIXEL_FORMAT, PRESET = "libx264", "h264", "yuv444p", "veryfast"
+# Keeps random access short; 2 would cost 28 % more space, 8 would save 15 %.
+KEYFRAME_INTERVAL = 4
 # Reading on costs less than seeking as long as the next wanted frame is nearer than this.
 SEEK_DISTANCE = 16
 # A position that every frame is too far from.
 LOST = -SEEK_DISTANCE - 2
-
-
-@dataclass(frozen=True)
-class VideoCodec:
-    """An encoder and its settings.
-
-    Measured on 128x128 tabletop frames, 18 a clip, one core: h264 with full chroma (yuv444p) has a mean absolute error
-    of 0.6 of 255 (2.5 on coloured objects) in 430 bytes a frame; halved chroma (yuv420p) 1.6 (6.3), in no fewer bytes;
-    AV1 as LeRobot sets it 1.8 (6.8), and encodes at a third of the speed. A keyframe every 4 frames keeps random access
-    short; 2 would cost 28 % more space, 8 would save 15 %.
-    """
-
-    encoder: str
-    pix_fmt: str
-    keyframe_interval: int
-    options: dict[str, str]
-
-
-CODECS = {
-    # No B-frames: frames leave the decoder in order and without delay, and episodes can be joined packet by packet.
-    "h264": VideoCodec("libx264", "yuv444p", 4, {"preset": "veryfast", "bf": "0"}),
-    "av1": VideoCodec("libsvtav1", "yuv420p", 2, {"preset": "12"}),
-}
 
 
 @dataclass(frozen=True)
@@ -60,14 +43,16 @@ class EncodedVideo:
     histogram: np.ndarray  # [3, 256] int64: how often a channel took a value, before encoding
 
 
-def encode_video(frames: np.ndarray, fps: int, codec: str = "h264", crf: int = 18) -> EncodedVideo:
-    """Encode `frames` [N, H, W, 3] uint8 on one thread. Clips of equal size, codec and crf can be joined."""
-    settings, (_, height, width, _) = CODECS[codec], frames.shape
-    options = {"g": str(settings.keyframe_interval), "crf": str(crf), **settings.options}
+def encode_video(frames: np.ndarray, fps: int, crf: int = 18) -> EncodedVideo:
+    """Encode `frames` [N, H, W, 3] uint8 on one thread; smaller `crf` is better. Clips of one size and crf can be joined.
+    """
+    _, height, width, _ = frames.shape
+    # No B-frames: frames leave the decoder in order and without delay, and clips can be joined packet by packet.
+    options = {"g": str(KEYFRAME_INTERVAL), "crf": str(crf), "preset": PRESET, "bf": "0"}
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
-        stream = cast(av.VideoStream, container.add_stream(settings.encoder, rate=fps, options=options))
-        stream.width, stream.height, stream.pix_fmt = width, height, settings.pix_fmt
+        stream = cast(av.VideoStream, container.add_stream(ENCODER, rate=fps, options=options))
+        stream.width, stream.height, stream.pix_fmt = width, height, PIXEL_FORMAT
         stream.codec_context.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))

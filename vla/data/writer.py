@@ -2,7 +2,8 @@
 
 Episodes are gathered in groups; a group becomes one data file, one video file a camera and one metadata file. A commit
 is first written to a staging folder, then marked as complete, then moved into place, `meta/info.json` last. Killed
-before the mark, the commit is forgotten; after it, the next writer finishes the moves. Either way the data set is whole.
+before the mark, the commit is forgotten; after it, the next writer finishes the moves. The data set is whole in each
+case.
 
 Shapes: T frames of an episode, S state, A action, P environment state, H height, W width.
 """
@@ -46,7 +47,7 @@ from vla.data.episodes import (
 from vla.data.errors import DatasetError
 from vla.data.segments import SCHEMA, SEGMENTS, write_table
 from vla.data.stats import Statistics
-from vla.data.video import CODECS, EncodedVideo, encode_video, histogram, join_videos
+from vla.data.video import CODEC, KEYFRAME_INTERVAL, PIXEL_FORMAT, EncodedVideo, encode_video, histogram, join_videos
 
 HISTOGRAMS = "vla/image_histograms.json"
 STAGING = "vla/staging"
@@ -94,7 +95,7 @@ class EpisodeWriter:
         state_names, action_names: what each number is; by default state_0, state_1, ...
         robot_type: the embodiment.
         video: store mp4; otherwise PNGs inside the data files.
-        codec, crf: one of vla.data.video.CODECS, and its quality (smaller is better).
+        crf: quality of the video; smaller is better and larger.
         episodes_per_file: size of a group; a killed process loses at most that many.
 
     Raises:
@@ -114,17 +115,16 @@ class EpisodeWriter:
         action_names: Sequence[str] | None = None,
         robot_type: str = "unknown",
         video: bool = True,
-        codec: str = "h264",
         crf: int = 18,
         episodes_per_file: int = 100,
     ):
         self.root, self.fps = Path(root), fps
-        self._cameras, self._video, self._codec, self._crf = dict(cameras), video, codec, crf
+        self._cameras, self._video, self._crf = dict(cameras), video, crf
         self._episodes_per_file = episodes_per_file
         vectors = {STATE: (state_dim, state_names), ACTION: (action_dim, action_names)}
         if environment_state_dim is not None:
             vectors[ENVIRONMENT_STATE] = (environment_state_dim, None)
-        self._features = _features(vectors, self._cameras, _video_info(fps, codec, crf) if video else None)
+        self._features = _features(vectors, self._cameras, _video_info(fps, crf) if video else None)
         self._robot_type = robot_type
         self._pending: list[_Placed] = []
         self._committed = self._frames = self._files = 0
@@ -267,7 +267,7 @@ class EpisodeWriter:
     def _encoded(self, images: np.ndarray | EncodedVideo) -> EncodedVideo | EncodedImages:
         if isinstance(images, EncodedVideo):
             return images
-        return encode_video(images, self.fps, self._codec, self._crf) if self._video else encode_pngs(images)
+        return encode_video(images, self.fps, self._crf) if self._video else encode_pngs(images)
 
     def _stage(self, staging: _Staging) -> dict[str, np.ndarray]:
         """Prepare the group's commit; returns the image histograms there will be after it."""
@@ -479,15 +479,14 @@ def _features(
     return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in COUNTERS.items()}
 
 
-def _video_info(fps: int, codec: str, crf: int) -> dict[str, Any]:
-    settings = CODECS[codec]
+def _video_info(fps: int, crf: int) -> dict[str, Any]:
     return {
-        "video.codec": codec,
-        "video.pix_fmt": settings.pix_fmt,
+        "video.codec": CODEC,
+        "video.pix_fmt": PIXEL_FORMAT,
         "video.fps": fps,
         "video.channels": 3,
         "has_audio": False,
-        "video.g": settings.keyframe_interval,
+        "video.g": KEYFRAME_INTERVAL,
         "video.crf": crf,
         "is_depth_map": False,
     }
