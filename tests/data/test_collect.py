@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.data.collect import CollectSettings, collect, family_sequence
+from vla.data.collect import SETTINGS, CollectSettings, collect, family_sequence
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.segments import Segments
@@ -81,6 +81,13 @@ def test_other_settings_are_not_mixed_in(settings):
         collect(replace(settings, seed=1))
     with pytest.raises(DatasetError, match=r"images\.top"):
         collect(replace(settings, image_size=48))
+
+
+def test_data_from_elsewhere_is_not_added_to(settings):
+    collect(replace(settings, episodes=1))
+    (settings.out / SETTINGS).unlink()
+    with pytest.raises(DatasetError, match="empty folder"):
+        collect(settings)
 
 
 @pytest.mark.parametrize(("change", "named"), [

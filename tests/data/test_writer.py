@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import LAYOUT, make_episode
+from samples import LAYOUT, make_episode
 
 from vla.data import writer as writer_module
 from vla.data.episodes import EpisodeDataset
@@ -197,6 +197,27 @@ def test_a_commit_can_be_cut_at_any_file(write, monkeypatch, survives):
     assert validate(root) == [] and not (root / "vla/staging").exists()
 
 
+@pytest.mark.parametrize("survives", [0, 4, 8])
+def test_a_passing_fault_of_the_disk_loses_nothing(tmp_path, monkeypatch, survives):
+    faults = iter([*[False] * survives, True])
+
+    def replace_file(source: Path, target: Path) -> None:
+        if next(faults, False):
+            raise OSError("no space left")
+        os.rename(source, target)
+
+    monkeypatch.setattr(writer_module.os, "replace", replace_file)
+    with EpisodeWriter(tmp_path / "data", **LAYOUT, episodes_per_file=3) as writer:
+        writer.add_episode(make_episode(0))
+        writer.add_episode(make_episode(1))
+        with pytest.raises(OSError, match="no space"):
+            writer.add_episode(make_episode(2))
+        writer.add_episode(make_episode(3))
+    monkeypatch.undo()
+    assert_holds(tmp_path / "data", range(4), 4.0)
+    assert validate(tmp_path / "data") == []
+
+
 def test_an_incomplete_commit_is_forgotten(write, monkeypatch):
     root = write(range(4))
     monkeypatch.setattr(writer_module, "_task_table", lambda tasks: (_ for _ in ()).throw(Killed))
@@ -213,7 +234,7 @@ def test_an_incomplete_commit_is_forgotten(write, monkeypatch):
 WRITE_FOREVER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from conftest import LAYOUT, make_episode
+from samples import LAYOUT, make_episode
 from vla.data.writer import EpisodeWriter
 with EpisodeWriter(sys.argv[1], **{**LAYOUT, "episodes_per_file": 2}) as writer:
     while True:

@@ -92,7 +92,7 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
     if not 0 <= settings.failure_rate <= 1:
         raise ValueError(f"failure_rate is {settings.failure_rate}, it is a share between 0 and 1")
     with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **recorder.layout) as writer:
-        _check_settings(settings)
+        _check_settings(settings, writer.num_episodes)
         missing = range(writer.num_episodes, settings.episodes)
         progress(writer.num_episodes, settings.episodes)
         for episode in _recorded(settings, [(number, families[number]) for number in missing]):
@@ -203,12 +203,14 @@ def _weights(settings: CollectSettings, recorder: Recorder) -> dict[str, float]:
     return weights
 
 
-def _check_settings(settings: CollectSettings) -> None:
+def _check_settings(settings: CollectSettings, episodes_there: int) -> None:
     """Remember what decides the episodes, so that a data set never holds episodes of two different settings."""
     path = Path(settings.out) / SETTINGS
     own = json.loads(json.dumps({key: value for key, value in asdict(settings).items()
                                  if key not in ("out", "episodes", "num_workers", "episodes_per_file")}))
     if not path.exists():
+        if episodes_there:
+            raise DatasetError(path, "", f"is missing beside {episodes_there} episodes", "Choose an empty folder")
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(own, indent=4))
         return

@@ -221,7 +221,8 @@ class EpisodeDataset:
         path = cache_dir() / "columns" / self.fingerprint / f"{name}.npy"
         if not path.exists():
             self._unpack_column(name, path)
-        return np.load(path, mmap_mode="r", allow_pickle=False)
+        # A plain view: numpy's memmap class makes every access twice as slow.
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
 
     def _unpack_column(self, name: str, path: Path) -> None:
         """Stream the column from its parquet files into one .npy file, which appears only when whole."""

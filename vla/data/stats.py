@@ -14,6 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 QUANTILES = (0.01, 0.10, 0.50, 0.90, 0.99)
+# Values that statistics are taken of at once: 32 MB.
+BLOCK = 1 << 22
 # A dimension whose half range is below this share of its magnitude, or below MIN_SPREAD in its own unit, counts as
 # constant: scaled up, it would be sensor noise, and its inverse would drown in float32 rounding.
 MIN_RELATIVE_SPREAD = 1e-4
@@ -41,7 +43,7 @@ class Statistics:
 
     @classmethod
     def of(cls, *parts: np.ndarray) -> Statistics:
-        """Over the rows of all `parts`, each [N, D] (or [N]). Exact; holds one dimension at a time in memory.
+        """Over the rows of all `parts`, each [N, D] (or [N]). Exact; takes BLOCK values into memory, or one dimension.
 
         Raises:
             ValueError: no values, parts of different width, or a value that isn't finite.
@@ -49,14 +51,17 @@ class Statistics:
         columns = [part.reshape(len(part), -1) for part in parts if len(part)]
         if not columns or len({column.shape[1] for column in columns}) != 1:
             raise ValueError(f"statistics need rows of one width, got shapes {[part.shape for part in parts]}")
-        return cls._stack([cls._of_dimension(np.concatenate([column[:, d] for column in columns]).astype(np.float64))
-                           for d in range(columns[0].shape[1])])
+        width = max(1, BLOCK // sum(map(len, columns)))
+        return cls._join([
+            cls._of_values(np.concatenate([column[:, first : first + width] for column in columns]).astype(np.float64))
+            for first in range(0, columns[0].shape[1], width)
+        ])
 
     @classmethod
     def of_histogram(cls, histogram: np.ndarray, count: int) -> Statistics:
         """Of 8-bit images in units of 0-1, from how often each of 256 values occurs: [D, 256]. `count` frames."""
         values = np.arange(256) / 255
-        return replace(cls._stack([cls._of_frequencies(values, frequency) for frequency in histogram]), count=count)
+        return replace(cls._join([cls._of_frequencies(values, frequency) for frequency in histogram]), count=count)
 
     def to_json(self, shape: tuple[int, ...] = (-1,)) -> dict[str, Any]:
         """As LeRobot's stats.json has it; `shape` is (3, 1, 1) for images."""
@@ -69,11 +74,11 @@ class Statistics:
         return cls(count=count, **{name: np.asarray(values[name], np.float64).reshape(-1) for name in cls._arrays()})
 
     @classmethod
-    def _of_dimension(cls, values: np.ndarray) -> Statistics:
+    def _of_values(cls, values: np.ndarray) -> Statistics:
         if not np.isfinite(values).all():
-            raise ValueError(f"statistics need finite values, value {np.flatnonzero(~np.isfinite(values))[0]} is not")
-        quantiles = np.quantile(values, QUANTILES)
-        return cls(values.min(), values.max(), values.mean(), values.std(), len(values), *quantiles)
+            raise ValueError(f"statistics need finite values, not as in row {np.argwhere(~np.isfinite(values))[0][0]}")
+        quantiles = np.quantile(values, QUANTILES, axis=0)
+        return cls(values.min(0), values.max(0), values.mean(0), values.std(0), len(values), *quantiles)
 
     @classmethod
     def _of_frequencies(cls, values: np.ndarray, frequency: np.ndarray) -> Statistics:
@@ -83,12 +88,14 @@ class Statistics:
         std = np.sqrt((frequency * (values - mean) ** 2).sum() / total)
         rank = np.asarray(QUANTILES) * (total - 1)
         below, above = (values[np.searchsorted(cumulative, side(rank), side="right")] for side in (np.floor, np.ceil))
-        return cls(seen[0], seen[-1], mean, std, int(total), *(below + (above - below) * (rank - np.floor(rank))))
+        quantiles = (below + (above - below) * (rank - np.floor(rank)))[:, None]
+        return cls(seen[:1], seen[-1:], np.array([mean]), np.array([std]), int(total), *quantiles)
 
     @classmethod
-    def _stack(cls, dimensions: list[Statistics]) -> Statistics:
-        stacked = {name: np.array([getattr(dimension, name) for dimension in dimensions]) for name in cls._arrays()}
-        return cls(count=dimensions[0].count, **stacked)
+    def _join(cls, parts: list[Statistics]) -> Statistics:
+        """Of dimensions that were taken apart."""
+        joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in cls._arrays()}
+        return cls(count=parts[0].count, **joined)
 
     @classmethod
     def _arrays(cls) -> list[str]:

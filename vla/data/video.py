@@ -44,8 +44,7 @@ class EncodedVideo:
 
 
 def encode_video(frames: np.ndarray, fps: int, crf: int = 18) -> EncodedVideo:
-    """Encode `frames` [N, H, W, 3] uint8 on one thread; smaller `crf` is better. Clips of one size and crf can be joined.
-    """
+    """Encode `frames` [N, H, W, 3] uint8 on one thread; a smaller `crf` is better. Clips of one size can be joined."""
     _, height, width, _ = frames.shape
     # No B-frames: frames leave the decoder in order and without delay, and clips can be joined packet by packet.
     options = {"g": str(KEYFRAME_INTERVAL), "crf": str(crf), "preset": PRESET, "bf": "0"}

@@ -162,16 +162,16 @@ class EpisodeWriter:
 
     def commit(self) -> None:
         """Make every added episode durable against a kill of this process."""
-        if not self._pending:
-            return
-        staging = self.root / STAGING
         with _uninterrupted():
-            shutil.rmtree(staging, ignore_errors=True)
-            histograms = self._stage(_Staging(staging))
-            (staging / COMPLETE).touch()
-            finish_commit(self.root)
+            finish_commit(self.root)  # one whose moves failed, if there is such
+            if not self._pending:
+                return
+            staging = _Staging(self.root / STAGING)
+            histograms = self._stage(staging)
+            staging.path(COMPLETE).touch()
             self._committed, self._frames = self.num_episodes, self._next_frame
             self._files, self._histograms, self._pending = self._files + 1, histograms, []
+            finish_commit(self.root)
 
     def close(self) -> None:
         self.commit()
@@ -228,7 +228,7 @@ class EpisodeWriter:
             raise self._error(key, f"is {given}, {shape} is due", "Give what the writer was made for")
         if not np.isfinite(values).all():
             frame, *item = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise self._error(f"{key}{item or ''}", f"is {values[frame, *item]} in frame {frame}",
+            raise self._error(f"{key}{item or ''}", f"is {values[(frame, *item)]} in frame {frame}",
                               "Drop or repair the episode")
 
     def _check_images(self, camera: str, images: np.ndarray | EncodedVideo, shape: tuple[int, int, int]) -> None:
