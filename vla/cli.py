@@ -1,0 +1,83 @@
+"""The `vla` command. Commands are imported when they are called, so that `vla --help` answers at once."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+
+import vla
+
+# name -> (module with `main(arguments) -> exit code`, what it does)
+COMMANDS = {
+    "quickstart": ("vla.commands.quickstart", "the whole pipeline in small, from demonstrations to a followed prompt"),
+    "collect": ("vla.commands.collect", "record demonstrations with a scripted expert"),
+    "info": ("vla.commands.info", "what a data set holds"),
+    "validate": ("vla.commands.validate", "check a data set before training on it"),
+    "train": ("vla.commands.train", "train a policy as a configuration file says"),
+    "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
+    "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),
+    "infer": ("vla.commands.infer", "type a prompt, watch the policy follow it"),
+}
+
+HELP = f"""vla {vla.__version__}: language-conditioned robot policies
+
+usage: vla [--debug] COMMAND ...
+
+{os.linesep.join(f"  {name:<12}{purpose}" for name, (_, purpose) in COMMANDS.items())}
+
+`vla COMMAND --help` explains a command with examples. --debug (or VLA_DEBUG=1) shows where an error came from.
+"""
+
+USAGE_ERROR = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = bool(os.environ.get("VLA_DEBUG"))
+    if arguments[:1] == ["--debug"]:
+        debug, arguments = True, arguments[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else USAGE_ERROR
+    if arguments[0] == "--version":
+        print(vla.__version__)
+        return 0
+    name, *rest = arguments
+    if name not in COMMANDS:
+        return _unknown(name)
+    try:
+        return importlib.import_module(COMMANDS[name][0]).main(rest)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:
+        if debug or not _is_answer(error):
+            raise
+        print(f"vla {name}: {error}", file=sys.stderr)
+        return USAGE_ERROR
+
+
+def _unknown(name: str) -> int:
+    import difflib
+
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"commands are {', '.join(COMMANDS)}"
+    print(f"vla: there is no command {name!r}; {hint}", file=sys.stderr)
+    return USAGE_ERROR
+
+
+def _is_answer(error: ValueError | OSError) -> bool:
+    """Whether the message was written for the user: by the system about a file, or by a `raise` of this package.
+
+    A ValueError out of some library's depths is a bug, and its traceback is wanted.
+    """
+    if isinstance(error, OSError) or type(error).__module__.startswith("vla."):
+        return True
+    raised_in = Path(traceback.extract_tb(error.__traceback__)[-1].filename).resolve()
+    return Path(vla.__file__).resolve().parent in raised_in.parents
