@@ -1,0 +1,232 @@
+"""A policy acting in simulated environments: what is asked of it, and what it then did.
+
+Shapes: B episodes side by side, T history, H horizon, A action, N states of an episode (the first included), E numbers
+in `observation.environment_state`, Y X pixels.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol, get_args
+
+import numpy as np
+
+Prompt = Literal["right", "other", "empty", "held_out"]
+PROMPTS: tuple[Prompt, ...] = get_args(Prompt)
+Combinations = Literal["all", "train", "held_out"]
+ENVIRONMENT_STATE = "observation.environment_state"
+
+Observation = dict[str, np.ndarray]
+Progress = Callable[[int, int], None]  # (finished, all) episodes
+
+
+@dataclass(frozen=True)
+class Case:
+    """One episode to run: a scene, what the policy is told, and what counts.
+
+    The scene is a pure function of `seed` and `options`, and the same for all four prompts.
+    """
+
+    seed: int
+    prompt: Prompt
+    instruction: str  # told to the policy
+    outcome: str  # canonical text of what counts as success: what the instruction asks for; with "empty", `original`
+    original: str  # canonical text of what the scene was made for and the "right" prompt asks for
+    family: str  # of `outcome`
+    task: str  # of `outcome`, finer than the family, e.g. `region/top left`
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # of the environment's `reset`
+
+    @property
+    def stops_at_success(self) -> bool:
+        """With other prompts the whole episode is watched, so that the original gets equal time to come about."""
+        return self.prompt in ("right", "held_out")
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One finished episode."""
+
+    case: Case
+    success: bool  # the case's outcome was achieved at some time
+    original: bool  # the case's original outcome was
+    steps: int  # until success; all where there was none
+    states: np.ndarray  # [N, E] float32
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What happened instead of the outcome."""
+
+    kind: Literal["wrong object", "right object, not there", "nothing"]
+    achieved: tuple[str, ...]  # canonical outcomes that were brought about
+
+
+class Policy(Protocol):
+    """What evaluation needs of `vla.models.policy.VLAPolicy`."""
+
+    @property
+    def config(self) -> Any:
+        """Has `cameras` (name -> [Y, X]), `fps`, `tasks`, and `model.horizon`, `model.history`."""
+
+    def act_batch(
+        self, observations: list[Observation], instructions: list[str], seeds: Sequence[int], guidance: float = 1.0
+    ) -> np.ndarray:
+        """Action chunks `[B, H, A]` in robot units; `seeds` [B] key the noise of each."""
+
+
+class Environment(Protocol):
+    """The part of gymnasium's interface that is used. Observations have the environment state and no images."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, Any]: ...
+
+    def step(self, action: np.ndarray) -> tuple[Observation, Any, bool, bool, dict[str, Any]]: ...
+
+
+class Suite(Protocol):
+    """What an environment brings along to be evaluated on; `vla.envs.load_suite` finds it by name."""
+
+    name: str
+    families: tuple[str, ...]  # of outcomes, all that can be asked for
+    default_families: tuple[str, ...]
+
+    def make_env(self, cameras: Mapping[str, Sequence[int]]) -> Environment:
+        """An environment for a policy with these cameras. Raises ValueError for cameras it doesn't have."""
+
+    def images(self, env: Any) -> Observation:
+        """What the policy's cameras see now: `observation.images.NAME` -> uint8 `[Y, X, 3]`."""
+
+    def cases(
+        self,
+        prompt: Prompt,
+        episodes: int,
+        families: Sequence[str] | None = None,
+        seed: int = 1_000_000,
+        combinations: Combinations = "all",
+    ) -> list[Case]:
+        """`episodes` scenes spread evenly over the families: the same ones, in the same order, for every prompt.
+
+        `combinations` restricts the outcomes by the environment's rule of what is kept out of training. Raises
+        ValueError for an unknown family.
+        """
+
+    def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:
+        """Whether the outcome holds: `states [N, E]` -> bool `[N]`."""
+
+    def failure(self, outcome: str, states: np.ndarray) -> Failure:
+        """What the episode `states [N, E]` did instead."""
+
+    def draw(self, states: np.ndarray, size: int) -> np.ndarray:
+        """Pictures for people: `states [N, E]` -> uint8 `[N, size, size, 3]`."""
+
+
+def rollout(
+    policy: Policy,
+    suite: Suite,
+    cases: Sequence[Case],
+    *,
+    execute: int = 8,
+    guidance: float = 1.0,
+    num_envs: int = 32,
+    progress: Progress | None = None,
+) -> list[Rollout]:
+    """Run all cases, `num_envs` side by side; results are in the order of the cases.
+
+    Receding horizon: of each chunk the first `execute` actions are played, then the policy predicts again. The noise
+    of a prediction is a pure function of the case's seed and the number of predictions before it, so results depend on
+    `num_envs` only as far as the policy's arithmetic depends on its batch size (rounding).
+
+    Raises ValueError if the horizon is shorter than `execute`. Whatever the policy or the environment raises
+    propagates: a crash is no failed episode.
+    """
+    horizon, history = policy.config.model.horizon, policy.config.model.history
+    if not 0 < execute <= horizon:
+        raise ValueError(f"execute is {execute}, but the policy predicts {horizon} actions: choose 1 to {horizon}")
+    waiting = deque(enumerate(cases))
+    finished: dict[int, Rollout] = {}
+    running = [
+        _Episode(*waiting.popleft(), suite, suite.make_env(policy.config.cameras), history)
+        for _ in range(min(num_envs, len(cases)))
+    ]
+    while running:
+        chunks = policy.act_batch(
+            [episode.observation() for episode in running],
+            [episode.case.instruction for episode in running],
+            [episode.next_seed() for episode in running],
+            guidance,
+        )
+        for place, episode in reversed(list(enumerate(running))):
+            episode.play(chunks[place, :execute])
+            if not episode.over:
+                continue
+            finished[episode.number] = episode.result()
+            if waiting:
+                running[place] = _Episode(*waiting.popleft(), suite, episode.env, history)
+            else:
+                del running[place]
+            if progress is not None:
+                progress(len(finished), len(cases))
+    return [finished[number] for number in range(len(cases))]
+
+
+class _Episode:
+    """A case being run in an environment, until it is `over`."""
+
+    def __init__(self, number: int, case: Case, suite: Suite, env: Environment, history: int) -> None:
+        self.number, self.case, self.env = number, case, env
+        self.over = False
+        self._suite = suite
+        self._history = history
+        self._predictions = 0
+        self._steps_to_success: int | None = None
+        self._recent: deque[Observation] = deque(maxlen=history)
+        observation, _ = env.reset(seed=case.seed, options=dict(case.options))
+        self._states = [observation[ENVIRONMENT_STATE]]
+        self._remember(observation)
+
+    def observation(self) -> Observation:
+        """What the policy sees: the last observation or, with a history, the last T stacked, the first one repeated."""
+        if self._history == 1:
+            return self._recent[-1]
+        missing = self._history - len(self._recent)
+        seen = [self._recent[0]] * missing + list(self._recent)
+        return {key: np.stack([observation[key] for observation in seen]) for key in seen[0]}
+
+    def next_seed(self) -> int:
+        # Without the prompt in it: the four prompts of a scene differ in nothing but their words.
+        sequence = np.random.SeedSequence([self.case.seed, self._predictions])
+        self._predictions += 1
+        return int(sequence.generate_state(1)[0])
+
+    def play(self, actions: np.ndarray) -> None:
+        """Play `actions [n, A]`, or as many as the episode has room for."""
+        for left, action in zip(reversed(range(len(actions))), actions, strict=True):
+            observation, _, _, truncated, _ = self.env.step(action)
+            self._states.append(observation[ENVIRONMENT_STATE])
+            succeeded = self._succeeds()
+            self.over = truncated or (succeeded and self.case.stops_at_success)
+            if self.over:
+                return
+            if left < self._history:  # drawing costs more than physics: only what the next prediction looks at
+                self._remember(observation)
+
+    def result(self) -> Rollout:
+        states = np.stack(self._states)
+        return Rollout(
+            case=self.case,
+            success=self._steps_to_success is not None,
+            original=bool(self._suite.achieved(self.case.original, states[1:]).any()),
+            steps=self._steps_to_success or len(states) - 1,
+            states=states,
+        )
+
+    def _succeeds(self) -> bool:
+        succeeds = bool(self._suite.achieved(self.case.outcome, self._states[-1][None])[0])
+        if succeeds and self._steps_to_success is None:
+            self._steps_to_success = len(self._states) - 1
+        return succeeds
+
+    def _remember(self, observation: Observation) -> None:
+        seen = {key: value for key, value in observation.items() if key != ENVIRONMENT_STATE}
+        self._recent.append({**seen, **self._suite.images(self.env)})

@@ -1,0 +1,65 @@
+"""Success rates that say how sure they are."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+
+# Two-sided 95 % quantile of the standard normal.
+_Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share of `n` independent trials, with its 95 % Wilson interval. All are fractions, not per cent."""
+
+    mean: float  # 0 where n is 0
+    n: int
+    ci95: tuple[float, float]  # (low, high)
+
+    @classmethod
+    def of(cls, successes: Iterable[bool]) -> Rate:
+        outcomes = list(successes)
+        count = sum(map(bool, outcomes))
+        return cls(count / max(len(outcomes), 1), len(outcomes), wilson(count, len(outcomes)))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "n": self.n, "ci95": list(self.ci95)}
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> Rate:
+        low, high = value["ci95"]
+        return cls(value["mean"], value["n"], (low, high))
+
+    def __str__(self) -> str:
+        low, high = self.ci95
+        return f"{self.mean:.0%} ({low:.0%}-{high:.0%}, n = {self.n})"
+
+
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """95 % score interval of a binomial proportion (Wilson 1927); (0, 1) if there were no trials.
+
+    Raises ValueError unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"{successes} successes of {n} trials: successes must lie between 0 and the number of trials")
+    if n == 0:
+        return 0.0, 1.0
+    share, shrink = successes / n, 1 + _Z95**2 / n
+    centre = (share + _Z95**2 / (2 * n)) / shrink
+    half_width = _Z95 / shrink * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
+    # The ends are exactly 0 and 1 in theory; rounding must not put the share itself outside.
+    return min(max(centre - half_width, 0.0), share), max(min(centre + half_width, 1.0), share)
+
+
+def rates_by(items: Sequence[Item], group: Callable[[Item], str], success: Callable[[Item], bool]) -> dict[str, Rate]:
+    """The success rate of each group of `items`, by the group's name, in order of first appearance."""
+    groups: dict[str, list[bool]] = defaultdict(list)
+    for item in items:
+        groups[group(item)].append(success(item))
+    return {name: Rate.of(successes) for name, successes in groups.items()}

@@ -1,0 +1,162 @@
+"""The four prompts on the same scenes, and what the rollouts say about the policy."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import vla
+from vla.config import EvaluationConfig
+from vla.evaluation.rollout import PROMPTS, Combinations, Policy, Progress, Prompt, Rollout, Suite, rollout
+from vla.evaluation.statistics import Rate, rates_by
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A rollout that didn't do what it was asked to."""
+
+    prompt: Prompt
+    seed: int
+    instruction: str
+    outcome: str
+    kind: str  # see `vla.evaluation.rollout.Failure`
+    achieved: tuple[str, ...]  # canonical outcomes that were brought about instead
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Success rates of one policy. `to_json` is `evaluation.json`."""
+
+    success: Rate  # of the right prompt
+    tasks: dict[str, Rate]  # of the right prompt, by task
+    families: dict[str, Rate]  # of the right prompt, by family
+    # What each prompt asks for was done; with the empty prompt, what the scene was made for.
+    prompts: dict[Prompt, Rate]
+    # The same by family of what was asked for.
+    prompt_families: dict[Prompt, dict[str, Rate]]
+    # With the other prompt, what the scene was made for: as often as it comes about unasked. None without that prompt.
+    chance: Rate | None
+    failures: tuple[Failed, ...]  # of all prompts but the empty one
+    settings: dict[str, Any]
+    checkpoint: str
+    parameters: dict[str, int]  # "total", "trainable"
+    fps: float
+    seconds: float
+    rollouts: tuple[Rollout, ...] = field(default=(), repr=False)  # scene by scene; not in the JSON
+
+    @property
+    def failure_kinds(self) -> dict[Prompt, dict[str, int]]:
+        """How many failures of each kind there were, most frequent first."""
+        prompts: list[Prompt] = [prompt for prompt in self.prompts if prompt != "empty"]
+        return {
+            prompt: dict(Counter(failed.kind for failed in self.failures if failed.prompt == prompt).most_common())
+            for prompt in prompts
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "success": self.success.to_json(),
+            "families": _to_json(self.families),
+            "tasks": _to_json(self.tasks),
+            "prompts": _to_json(self.prompts),
+            "chance": None if self.chance is None else self.chance.to_json(),
+            "prompt_families": {prompt: _to_json(rates) for prompt, rates in self.prompt_families.items()},
+            "failure_kinds": self.failure_kinds,
+            "failures": [vars(failed) | {"achieved": list(failed.achieved)} for failed in self.failures],
+            "settings": self.settings,
+            "checkpoint": self.checkpoint,
+            "parameters": self.parameters,
+            "fps": self.fps,
+            "seconds": round(self.seconds, 1),
+            "version": vla.__version__,
+        }
+
+
+def evaluate(
+    policy: Policy,
+    suite: Suite,
+    settings: EvaluationConfig,
+    *,
+    prompts: Sequence[Prompt] = PROMPTS,
+    combinations: Combinations = "all",
+    checkpoint: str = "",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Run `settings.episodes` scenes with each of the prompts.
+
+    Families are those of the settings, else the environment's that the policy was trained on, else its default ones.
+    `checkpoint` is the name to be shown. Raises ValueError for an unknown prompt or if "right" isn't among them.
+    """
+    if "right" not in prompts or set(prompts) - set(PROMPTS):
+        raise ValueError(f"prompts {list(prompts)}: choose from {', '.join(PROMPTS)}; 'right' must be one of them")
+    families = settings.families or _families_learnt(policy, suite)
+    scenes = zip(
+        *(suite.cases(prompt, settings.episodes, families, settings.seed, combinations) for prompt in prompts),
+        strict=True,
+    )
+    start = time.monotonic()
+    rollouts = rollout(
+        policy,
+        suite,
+        [case for scene in scenes for case in scene],
+        execute=settings.execute,
+        guidance=settings.guidance,
+        num_envs=settings.num_envs,
+        progress=progress,
+    )
+    seconds = time.monotonic() - start
+    by_prompt: dict[Prompt, list[Rollout]] = {p: [r for r in rollouts if r.case.prompt == p] for p in prompts}
+    return Evaluation(
+        success=_success(by_prompt["right"]),
+        tasks=dict(sorted(rates_by(by_prompt["right"], lambda r: r.case.task, lambda r: r.success).items())),
+        families=_by_family(by_prompt["right"]),
+        prompts={prompt: _success(runs) for prompt, runs in by_prompt.items()},
+        prompt_families={prompt: _by_family(runs) for prompt, runs in by_prompt.items()},
+        chance=Rate.of(r.original for r in by_prompt["other"]) if "other" in by_prompt else None,
+        failures=tuple(_failed(suite, r) for r in rollouts if not r.success and r.case.prompt != "empty"),
+        settings={
+            **settings.model_dump(mode="json", exclude={"every"}),
+            "env": suite.name,
+            "families": list(families),
+            "prompts": list(prompts),
+            "combinations": combinations,
+        },
+        checkpoint=checkpoint,
+        parameters=_parameters(policy),
+        fps=policy.config.fps,
+        seconds=seconds,
+        rollouts=tuple(rollouts),
+    )
+
+
+def _families_learnt(policy: Policy, suite: Suite) -> Sequence[str]:
+    return [task for task in policy.config.tasks or () if task in suite.families] or suite.default_families
+
+
+def _success(rollouts: Sequence[Rollout]) -> Rate:
+    return Rate.of(run.success for run in rollouts)
+
+
+def _by_family(rollouts: Sequence[Rollout]) -> dict[str, Rate]:
+    return rates_by(rollouts, lambda run: run.case.family, lambda run: run.success)
+
+
+def _failed(suite: Suite, run: Rollout) -> Failed:
+    failure = suite.failure(run.case.outcome, run.states)
+    case = run.case
+    return Failed(case.prompt, case.seed, case.instruction, case.outcome, failure.kind, failure.achieved)
+
+
+def _parameters(policy: Any) -> dict[str, int]:
+    parameters = list(policy.parameters())
+    return {
+        "total": sum(parameter.numel() for parameter in parameters),
+        "trainable": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
+    }
+
+
+def _to_json(rates: dict[Any, Rate]) -> dict[str, Any]:
+    return {name: rate.to_json() for name, rate in rates.items()}
