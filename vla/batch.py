@@ -1,0 +1,56 @@
+"""The contract between data and model: what a policy sees, and what it learns from.
+
+Shapes: B batch, T history, N image tokens (all cameras), C encoder channels, H horizon, K noise samples, A action, S state, W waypoints,
+Y X pixels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Observation:
+    """What the policy sees. Either `images` or, from a frozen encoder's cache, `features`."""
+
+    state: Tensor  # [B, T, S] float32, robot units
+    instruction: list[str]  # B strings; "" withholds the instruction
+    images: dict[str, Tensor] = field(default_factory=dict)  # camera -> [B, T, Y, X, 3] uint8
+    features: Tensor | None = None  # [B, T, N, C] float16
+    history_valid: Tensor | None = None  # [B, T] bool; False before the episode's first frame
+
+    def to(self, device: torch.device) -> Observation:
+        return replace(
+            self,
+            state=self.state.to(device),
+            images={name: image.to(device) for name, image in self.images.items()},
+            features=None if self.features is None else self.features.to(device),
+            history_valid=None if self.history_valid is None else self.history_valid.to(device),
+        )
+
+
+@dataclass
+class Batch:
+    """Observations with the actions that followed, and everything random about one training step."""
+
+    observation: Observation
+    action: Tensor  # [B, H, A] float32, robot units; repeats the last action beyond the segment's end
+    valid: Tensor  # [B, H] bool; False beyond the segment's end
+    waypoints: Tensor  # [B, W, S] float32: future states, robot units
+    stratum: Tensor  # [B] int64
+    noise: Tensor  # [B, K, H, A] float32, standard normal
+    time: Tensor  # [B, K] float32 in [0, 1): diffusion times, 1 is pure noise
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(
+            observation=self.observation.to(device),
+            action=self.action.to(device),
+            valid=self.valid.to(device),
+            waypoints=self.waypoints.to(device),
+            stratum=self.stratum.to(device),
+            noise=self.noise.to(device),
+            time=self.time.to(device),
+        )

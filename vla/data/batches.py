@@ -1,0 +1,200 @@
+"""From segments to training batches: everything about batch k, noise included, is a pure function of (seed, k).
+
+Shapes: B global batch, b slots of one process, T history, H horizon, A action, S state, W waypoints, K noise samples,
+F flat image features, Y X pixels, N segments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from vla.batch import Batch, Observation
+from vla.config import Config
+from vla.data.episodes import EpisodeDataset
+from vla.data.errors import DatasetError
+from vla.data.features import FeatureCache
+from vla.data.sampler import StratifiedSampler, shares
+from vla.data.segments import Segments
+
+
+@dataclass
+class TrainingData:
+    """Data sets, the segments that are learnt from, and their strata."""
+
+    datasets: list[EpisodeDataset]
+    segments: Segments
+    strata: list[str]  # S names
+    stratum: np.ndarray  # [N] int64
+    share: np.ndarray  # [S] float64
+
+    def observations(self, stride: int) -> np.ndarray:
+        """[N] int64: number of frames of each segment that predictions are learnt from."""
+        return -(-(self.segments.stop - self.segments.start) // stride)
+
+
+def load_training_data(config: Config) -> TrainingData:
+    """Open the data sets that `config` names and choose their segments.
+
+    Raises:
+        DatasetError: data sets that don't fit together, or nothing left to learn from.
+    """
+    settings = config.data
+    datasets = [EpisodeDataset(path) for path in settings.datasets]
+    for other in datasets[1:]:
+        _check_same_layout(datasets[0], other)
+    segments = Segments.concatenate([Segments.load(dataset, number) for number, dataset in enumerate(datasets)])
+    keep = np.ones(len(segments), dtype=bool)
+    if settings.only_success:
+        keep &= segments.success
+    if settings.sources is not None:
+        keep &= np.isin(segments.source.astype(str), settings.sources)
+    segments = segments.select(keep)
+    if not len(segments):
+        raise DatasetError(datasets[0].root, "segments", "no segment is left to learn from",
+                           "Check data.sources and data.only_success")
+    strata, stratum = _strata(segments, settings.stratify_by, by_dataset=settings.dataset_shares is not None)
+    data = TrainingData(datasets, segments, strata, stratum, np.ones(len(strata)) / len(strata))
+    data.share = _shares(data, config)
+    return data
+
+
+class BatchSource:
+    """Builds batches for training."""
+
+    def __init__(self, data: TrainingData, config: Config, caches: Sequence[FeatureCache] | None = None) -> None:
+        """`caches`: image features by data set; None gives raw images."""
+        self.data = data
+        self._config = config
+        self._caches = caches
+        lengths = data.observations(config.data.frame_stride)
+        self._sampler = StratifiedSampler(
+            data.stratum, lengths, data.share, config.training.batch_size, config.training.seed
+        )
+
+    def batch(self, step: int, slots: slice = slice(None)) -> Batch:
+        """The `slots` of global batch `step`."""
+        stratum, segment, offset = self._sampler.batch(step)
+        model, training = self._config.model, self._config.training
+        rng = np.random.default_rng([training.seed, step, 1])
+        samples = model.diffusion.noise_samples
+        action_dim = self.data.datasets[0].action_dim
+        noise = rng.standard_normal((training.batch_size, samples, model.horizon, action_dim), dtype=np.float32)
+        # One time in each of K equal parts of [0, 1): the same expectation as independent times, with less variance.
+        time = (np.arange(samples) + rng.random((training.batch_size, samples), dtype=np.float32)) / samples
+        withheld = rng.random(training.batch_size) < model.instruction_dropout
+
+        stratum, segment, offset = stratum[slots], segment[slots], offset[slots]
+        segments = self.data.segments
+        stop = segments.stop[segment]
+        frame = segments.start[segment] + self._config.data.frame_stride * offset
+        # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
+        chunk = np.minimum(frame[:, None] + np.arange(model.horizon), stop[:, None] - 1)  # [b, H]
+        future = np.minimum(frame[:, None] + np.array(model.waypoints, dtype=np.int64), stop[:, None] - 1)  # [b, W]
+        past = frame[:, None] - np.arange(model.history)[::-1]  # [b, T]
+        exists = past >= self._episode_start(segment)[:, None]
+        past = np.maximum(past, self._episode_start(segment)[:, None])
+        dataset = segments.dataset[segment]
+        instructions = ["" if blank else text
+                        for blank, text in zip(withheld[slots], segments.instruction[segment], strict=True)]
+        observation = Observation(
+            state=torch.from_numpy(self._gather(dataset, past, "state")),
+            instruction=instructions,
+            history_valid=torch.from_numpy(exists) if model.history > 1 else None,
+            **self._pixels(dataset, past),
+        )
+        return Batch(
+            observation=observation,
+            action=torch.from_numpy(self._gather(dataset, chunk, "action")),
+            valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) < stop[:, None]),
+            waypoints=torch.from_numpy(self._gather(dataset, future, "state")),
+            stratum=torch.from_numpy(stratum),
+            noise=torch.from_numpy(noise[slots]),
+            time=torch.from_numpy(time[slots].astype(np.float32)),
+        )
+
+    def valid_count(self, step: int) -> int:
+        """Valid action components in the whole global batch: what its summed loss is divided by, in every process."""
+        _, segment, offset = self._sampler.batch(step)
+        segments = self.data.segments
+        left = segments.stop[segment] - segments.start[segment] - self._config.data.frame_stride * offset
+        return int(np.minimum(left, self._config.model.horizon).sum()) * self.data.datasets[0].action_dim
+
+    def frames_used(self, number: int) -> np.ndarray:
+        """Every frame of data set `number` that some batch may look at, history included: [n] sorted indices."""
+        data, history = self.data, self._config.model.history
+        rows = np.flatnonzero(data.segments.dataset == number)
+        starts, stops = data.segments.start[rows], data.segments.stop[rows]
+        first = data.datasets[number].episodes.start[data.segments.episode[rows]]
+        used = np.zeros(data.datasets[number].num_frames, dtype=bool)
+        for start, stop, earliest in zip(starts, stops, first, strict=True):
+            for age in range(history):
+                used[np.maximum(np.arange(start, stop, self._config.data.frame_stride) - age, earliest)] = True
+        return np.flatnonzero(used)
+
+    def _episode_start(self, segment: np.ndarray) -> np.ndarray:
+        segments = self.data.segments
+        starts = np.zeros(len(segment), dtype=np.int64)
+        for number, dataset in enumerate(self.data.datasets):
+            here = segments.dataset[segment] == number
+            starts[here] = dataset.episodes.start[segments.episode[segment[here]]]
+        return starts
+
+    def _pixels(self, dataset: np.ndarray, frames: np.ndarray) -> dict:
+        """`features` or `images` of an Observation for `frames` [b, T]."""
+        if self._caches is not None:
+            return {"features": torch.from_numpy(self._per_dataset(dataset, frames, lambda n, f: self._caches[n].read(f)))}
+        cameras = self.data.datasets[0].cameras
+        images = {name: self._per_dataset(dataset, frames, lambda n, f, name=name: self.data.datasets[n].frames(name, f))
+                  for name in cameras}
+        return {"images": {name: torch.from_numpy(values) for name, values in images.items()}}
+
+    def _gather(self, dataset: np.ndarray, frames: np.ndarray, column: str) -> np.ndarray:
+        return self._per_dataset(dataset, frames, lambda n, f: getattr(self.data.datasets[n], column)(f)).astype(np.float32)
+
+    def _per_dataset(self, dataset: np.ndarray, frames: np.ndarray, read) -> np.ndarray:  # noqa: ANN001
+        """`read(data set, [n] frames) -> [n, ...]` for `frames` [b, m] of mixed data sets -> [b, m, ...]."""
+        out = None
+        for number in np.unique(dataset):
+            rows = np.flatnonzero(dataset == number)
+            values = read(int(number), frames[rows].reshape(-1))
+            if out is None:
+                out = np.empty((*frames.shape, *values.shape[1:]), dtype=values.dtype)
+            out[rows] = values.reshape(len(rows), frames.shape[1], *values.shape[1:])
+        return out
+
+
+def _strata(segments: Segments, key: str, by_dataset: bool) -> tuple[list[str], np.ndarray]:
+    names, ids = (["all"], np.zeros(len(segments), dtype=np.int64)) if key == "none" else segments.stratum_ids(key)
+    if not by_dataset:
+        return names, ids
+    pairs, joint = np.unique(np.stack([segments.dataset, ids]), axis=1, return_inverse=True)
+    return [f"{number}/{names[i]}" for number, i in pairs.T], joint.reshape(-1)
+
+
+def _shares(data: TrainingData, config: Config) -> np.ndarray:
+    settings = config.data
+    sizes = np.bincount(data.stratum, data.observations(settings.frame_stride), len(data.strata))
+    if settings.dataset_shares is None:
+        return shares(sizes, data.strata, settings.weights, settings.power, settings.floor)
+    if len(settings.dataset_shares) != len(settings.datasets):
+        raise ValueError(f"data.dataset_shares has {len(settings.dataset_shares)} entries for "
+                         f"{len(settings.datasets)} data.datasets; give each one")
+    share = np.zeros(len(data.strata))
+    owner = np.array([int(name.split("/", 1)[0]) for name in data.strata])
+    for number, whole in enumerate(settings.dataset_shares):
+        rows = np.flatnonzero(owner == number)
+        names = [data.strata[row].split("/", 1)[1] for row in rows]
+        share[rows] = whole * shares(sizes[rows], names, settings.weights, settings.power, settings.floor)
+    return share / share.sum()
+
+
+def _check_same_layout(first: EpisodeDataset, other: EpisodeDataset) -> None:
+    for field in ("cameras", "state_dim", "action_dim", "fps"):
+        ours, theirs = getattr(first, field), getattr(other, field)
+        if ours != theirs:
+            raise DatasetError(other.root, field, f"is {theirs}, but {first.root} has {ours}",
+                               "Train on data sets of one layout together")

@@ -1,0 +1,55 @@
+"""Attention, feed-forward and position embeddings shared by the context reader and the diffusion head.
+
+Shapes: B batch, N queries, M keys, D width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class Attention(nn.Module):
+    """Multi-head attention (Vaswani et al. 2017)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(width, width, bias=False)
+        self.key_value = nn.Linear(width, 2 * width, bias=False)
+        self.out = nn.Linear(width, width)
+
+    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None) -> Tensor:
+        """queries [B, N, D] read memory [B, M, D] where mask [B, M] is True -> [B, N, D]."""
+        q = rearrange(self.query(queries), "b n (h d) -> b h n d", h=self.heads)
+        k, v = rearrange(self.key_value(memory), "b m (two h d) -> two b h m d", two=2, h=self.heads)
+        mask = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
+        read = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out(rearrange(read, "b h n d -> b n (h d)"))
+
+
+class FeedForward(nn.Sequential):
+    def __init__(self, width: int, dropout: float, expansion: int = 4) -> None:
+        super().__init__(
+            nn.Linear(width, expansion * width), nn.GELU(), nn.Dropout(dropout), nn.Linear(expansion * width, width)
+        )
+
+
+def sinusoidal(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
+    """Sine and cosine features of real positions [...] -> [..., width] (Vaswani et al. 2017)."""
+    frequencies = torch.exp(-math.log(longest) * torch.arange(width // 2, device=positions.device) / (width // 2))
+    angles = positions[..., None].float() * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+def grid_positions(height: int, width: int, frequencies: int = 6) -> Tensor:
+    """Fourier features of cell centres in [-1, 1], row by row: [height * width, 2 + 4 * frequencies]."""
+    y = (torch.arange(height) + 0.5) / height * 2 - 1
+    x = (torch.arange(width) + 0.5) / width * 2 - 1
+    centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
+    angles = (centres[:, :, None] * math.pi / 2 * 2.0 ** torch.arange(frequencies)).flatten(1)
+    return torch.cat([centres, angles.sin(), angles.cos()], dim=-1)

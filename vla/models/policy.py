@@ -1,0 +1,243 @@
+"""The policy: pretrained encoders, context reader and diffusion head as one self-contained transformers model.
+
+Shapes: B batch, T history, H horizon, A action, S state, K noise samples, F flat image features, W waypoints, Y X pixels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from huggingface_hub import snapshot_download
+from safetensors.torch import load_model
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from vla.batch import Batch, Observation
+from vla.config import ModelConfig
+from vla.models.context import Context, ContextReader
+from vla.models.head import DiffusionHead
+from vla.models.normalizer import Normalizer
+from vla.models.observe import ObservationError, RawObservation, stack
+from vla.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, resolve
+from vla.models.text import TextEncoder
+from vla.models.vision import VisionEncoder, blocks_of
+
+
+class VLAConfig(PreTrainedConfig):
+    """Everything needed to rebuild the policy without the data or the encoders' origin."""
+
+    model_type = "vla"
+
+    architecture: dict[str, Any] | None = None  # ModelConfig as plain data
+    text_backbone: dict[str, Any] | None = None  # the text encoder's own transformers config
+    vision_backbone: dict[str, Any] | None = None
+    image_mean: list[float] | None = None
+    image_std: list[float] | None = None
+    cameras: dict[str, list[int]] | None = None  # name -> [height, width], pixels, in the order the model reads them
+    state_dim: int | None = None
+    action_dim: int | None = None
+    fps: float | None = None
+    robot_type: str | None = None
+    tasks: list[str] | None = None  # strata the policy was trained on
+    instructions: list[str] | None = None  # examples of instructions it was trained on
+
+    @property
+    def model(self) -> ModelConfig:
+        return ModelConfig.model_validate(self.architecture)
+
+
+class VLAPolicy(PreTrainedModel):
+    """`pi(action chunk | observation, instruction)`.
+
+    Train with `loss`; act with `act` (one raw observation) or `sample` (a batch).
+    """
+
+    config_class = VLAConfig
+    config: VLAConfig
+    main_input_name = "observation"
+
+    def __init__(self, config: VLAConfig) -> None:
+        super().__init__(config)
+        model = config.model
+        text_config = dict(config.text_backbone)  # type: ignore[arg-type]
+        vision_config = dict(config.vision_backbone)  # type: ignore[arg-type]
+        self.text = TextEncoder(_bare(text_config), None, model.text.max_tokens)
+        self.vision = VisionEncoder(
+            _bare(vision_config), model.vision.taps, config.image_mean, config.image_std, model.vision.image_size
+        )
+        grids = {camera: self.vision.grids(*size) for camera, size in config.cameras.items()}
+        self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
+        self.reader = ContextReader(model, grids, self.text.channels, config.state_dim)
+        self.head = DiffusionHead(model, config.action_dim)
+        self.normalize_state = Normalizer(config.state_dim)
+        self.normalize_action = Normalizer(config.action_dim)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules initialise themselves; transformers must not overwrite that."""
+
+    # ---- building, saving, loading
+
+    @classmethod
+    def build(cls, model: ModelConfig, *, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, fps: float,
+              robot_type: str = "", tasks: Sequence[str] = (), instructions: Sequence[str] = ()) -> VLAPolicy:
+        """A new policy with pretrained encoders and a fresh reader and head.
+
+        Raises:
+            EncoderError: an encoder that can't be found or loaded.
+        """
+        text, vision = load_backbone(model.text.name), load_backbone(model.vision.name)
+        mean, std = _image_statistics(model.vision.name)
+        policy = cls(VLAConfig(
+            architecture=model.model_dump(mode="json"),
+            text_backbone=text.config.to_dict(),
+            vision_backbone=vision.config.to_dict(),
+            image_mean=mean, image_std=std,
+            cameras={name: list(size) for name, size in cameras.items()},
+            state_dim=state_dim, action_dim=action_dim, fps=fps, robot_type=robot_type,
+            tasks=list(tasks), instructions=list(instructions),
+        ))
+        policy.text.backbone.load_state_dict(getattr(text, "text_model", text).state_dict())
+        policy.vision.backbone.load_state_dict(getattr(vision, "vision_model", vision).state_dict())
+        policy.text.tokenizer = AutoTokenizer.from_pretrained(resolve(model.text.name))
+        policy._freeze()
+        return policy
+
+    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, **kwargs)
+        self.text.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path) -> VLAPolicy:
+        """Load a folder that `save_pretrained` wrote, a training checkpoint that contains one, or a hub repository of one.
+
+        Raises:
+            FileNotFoundError: no checkpoint there. ValueError: not a checkpoint of this project.
+        """
+        folder = Path(path) if Path(path).exists() else Path(snapshot_download(str(path)))
+        if (folder / "policy").is_dir():
+            folder = folder / "policy"
+        if not (folder / "config.json").is_file():
+            raise FileNotFoundError(f"{folder}: no config.json here; give a folder that `vla train` or save_pretrained wrote")
+        if json.loads((folder / "config.json").read_text()).get("model_type") != VLAConfig.model_type:
+            raise ValueError(f"{folder / 'config.json'}: model_type is not 'vla'; not a checkpoint of this project")
+        # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constant buffers.
+        policy = cls(VLAConfig.from_pretrained(folder))
+        load_model(policy, folder / "model.safetensors")
+        policy.text.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
+        policy._freeze()
+        return policy.eval()
+
+    def _freeze(self) -> None:
+        model = self.config.model
+        for encoder, setting in ((self.text, model.text.train), (self.vision, model.vision.train)):
+            if setting == "all":
+                continue
+            encoder.backbone.requires_grad_(False)
+            if setting != "none":
+                for block in _last_blocks(encoder.backbone, setting):
+                    block.requires_grad_(True)
+        self.train()  # puts frozen encoders into evaluation mode
+
+    # ---- learning
+
+    def encode_images(self, images: Tensor) -> Tensor:
+        """[B, Y, X, 3] uint8 of one camera -> flat features [B, F]."""
+        return self.vision(images)
+
+    def read(self, observation: Observation) -> Context:
+        """Context tokens for a batch of observations."""
+        text, mask = self.text(observation.instruction)
+        # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
+        mask = mask & torch.tensor([bool(i) for i in observation.instruction], device=mask.device)[:, None]
+        return self.reader(
+            text, mask, self._features(observation), self.normalize_state(observation.state), observation.history_valid
+        )
+
+    def _features(self, observation: Observation) -> dict[str, Tensor]:
+        if observation.features is not None:
+            parts = observation.features.split(list(self.feature_sizes.values()), dim=-1)
+            return dict(zip(self.feature_sizes, parts, strict=True))
+        features = {}
+        for camera in self.feature_sizes:
+            images = observation.images[camera]
+            flat = self.encode_images(rearrange(images, "b t y x c -> (b t) y x c"))
+            features[camera] = rearrange(flat, "(b t) f -> b t f", b=len(images))
+        return features
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
+        context = self.read(batch.observation)
+        error = self.head.loss(context, self.normalize_action(batch.action), batch.noise, batch.time)  # [B, H, A]
+        valid = batch.valid[:, :, None].expand_as(error)
+        sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
+        if weight := self.config.model.waypoint_weight:
+            miss = (context.waypoints - self.normalize_state(batch.waypoints)).square().mean(dim=(1, 2))
+            sums = sums + weight * miss * counts
+        return sums, counts
+
+    # ---- acting
+
+    def act(self, observation: RawObservation, instruction: str, seed: int = 0, guidance: float = 1.0) -> np.ndarray:
+        """The next H actions, float32 [H, A] in robot units, for one raw observation (see `vla.models.observe`).
+
+        Args:
+            seed: of the diffusion noise: the same call gives the same chunk.
+            guidance: classifier-free guidance scale; more than 1 exaggerates what the instruction changes.
+
+        Raises:
+            ObservationError: the observation doesn't fit the policy.
+        """
+        return self.act_batch([observation], [instruction], [seed], guidance)[0]
+
+    def act_batch(self, observations: Sequence[RawObservation], instructions: Sequence[str], seeds: Sequence[int],
+                  guidance: float = 1.0) -> np.ndarray:
+        """`act` for B robots at once: float32 [B, H, A]."""
+        config, model = self.config, self.config.model
+        stacked = stack(observations, instructions, cameras=config.cameras, state_dim=config.state_dim, history=model.history)
+        shape = (model.horizon, config.action_dim)
+        noise = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
+        return self.sample(stacked.to(self.device), torch.from_numpy(noise).to(self.device), guidance).cpu().numpy()
+
+    def check_layout(self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int) -> None:
+        """Raises ObservationError unless data or a robot of this layout fits the policy."""
+        theirs = {"cameras": {k: list(v) for k, v in cameras.items()}, "state_dim": state_dim, "action_dim": action_dim}
+        for field, value in theirs.items():
+            if value != getattr(self.config, field):
+                raise ObservationError(f"{field}: is {value}, but the policy was trained with {getattr(self.config, field)}")
+
+    @torch.no_grad()
+    def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0) -> Tensor:
+        """Action chunks [B, H, A] in robot units from standard normal `noise` [B, H, A]."""
+        context = self.read(observation)
+        unconditional = None
+        if guidance != 1.0:
+            blank = Observation(**{**vars(observation), "instruction": [""] * len(observation.instruction)})
+            unconditional = self.read(blank)
+        return self.normalize_action.inverse(self.head.sample(context, noise, unconditional, guidance))
+
+
+def _bare(config: dict[str, Any]) -> PreTrainedModel:
+    config = dict(config)
+    return AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
+
+
+def _image_statistics(name: str) -> tuple[list[float], list[float]]:
+    """Normalisation that belongs to the encoder; ImageNet's where it doesn't say."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(resolve(name), backend="pil")
+    except OSError:
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return list(processor.image_mean), list(processor.image_std)
+
+
+def _last_blocks(backbone: nn.Module, count: int) -> list[nn.Module]:
+    return list(blocks_of(backbone))[-count:]

@@ -1,0 +1,184 @@
+"""Image tokens from any pretrained vision model: grids, not pooled vectors, because manipulation needs to know where.
+
+Shapes: B batch, Y X pixels, F flat features (all taps of one camera), C channels (all taps), h w finest grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from vla.models.pretrained import EncoderError
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Layout of one tap for one image size."""
+
+    channels: int
+    height: int
+    width: int
+
+    @property
+    def size(self) -> int:
+        return self.channels * self.height * self.width
+
+
+class VisionEncoder(nn.Module):
+    """Wraps a backbone; `encode` gives compact flat features (what the cache stores), `grid` brings them to one grid.
+
+    Features are rounded to float16 whether they come from the cache or not, and a frozen backbone always sees batches of
+    `GROUP` images: the cache can't change a number.
+    """
+
+    GROUP = 16
+
+    def __init__(self, backbone: nn.Module, taps: Sequence[int] | None, mean: Sequence[float], std: Sequence[float],
+                 image_size: int | None) -> None:
+        """
+        Args:
+            backbone: image model of transformers; of a two-tower model the vision tower is used.
+            taps: blocks whose outputs become tokens; None takes the model's last hidden state.
+            mean, std: per-channel normalisation of images in [0, 1].
+            image_size: resize to this many pixels a side; None keeps the size.
+        """
+        super().__init__()
+        self.backbone: nn.Module = getattr(backbone, "vision_model", backbone)
+        depth = len(blocks_of(self.backbone))
+        self.taps = None if not taps else [range(depth)[tap] for tap in taps]
+        self.image_size = image_size
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._fused: list[nn.Module] = []  # in a list, so that it is neither registered nor saved
+
+    def train(self, mode: bool = True) -> VisionEncoder:
+        super().train(mode)
+        self.backbone.eval()  # batch statistics of robot data would destroy pretrained ones
+        self._fused.clear()
+        return self
+
+    @property
+    def frozen(self) -> bool:
+        return not any(parameter.requires_grad for parameter in self.backbone.parameters())
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, Y, X, 3] uint8 -> [B, F] flat features (float16 values where the backbone is frozen)."""
+        if not self.frozen:
+            return self._features(self.backbone, images)
+        with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+            groups = [self._features(self._frozen_backbone(), group) for group in _padded(images, self.GROUP)]
+            return torch.cat(groups)[: len(images)].half()
+
+    def fingerprint(self) -> str:
+        """Hex digest of all that features depend on besides the pixels."""
+        digest = hashlib.sha256(repr((self.taps, self.image_size, self.mean.tolist(), self.std.tolist())).encode())
+        for name, value in self.backbone.state_dict().items():
+            digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()
+
+    def grids(self, height: int, width: int) -> list[Grid]:
+        """Layout of the taps for an image of `height` x `width` pixels."""
+        with torch.no_grad():
+            blank = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.mean.device)
+            return [Grid(*output.shape[1:]) for output in self._outputs(self.backbone, blank)]
+
+    def _frozen_backbone(self) -> nn.Module:
+        if not self._fused:
+            self._fused.append(_fuse(self.backbone))
+        return self._fused[0]
+
+    def _features(self, backbone: nn.Module, images: Tensor) -> Tensor:
+        return torch.cat([output.flatten(1) for output in self._outputs(backbone, images)], dim=1)
+
+    def _outputs(self, backbone: nn.Module, images: Tensor) -> list[Tensor]:
+        """One [B, C, h, w] a tap."""
+        pixels = rearrange(images, "b y x c -> b c y x").float() / 255
+        if self.image_size is not None:
+            pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
+        pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        hidden = [backbone(pixel_values=pixels).last_hidden_state] if self.taps is None else _tap(backbone, pixels, self.taps)
+        return [_as_grid(output, backbone, pixels.shape[-2:]) for output in hidden]
+
+
+def to_grid(features: Tensor, grids: Sequence[Grid]) -> Tensor:
+    """Flat features [B, F] -> [B, C, h, w]: every tap resampled to the finest grid, channels concatenated."""
+    height, width = max((grid.height, grid.width) for grid in grids)
+    parts = features.split([grid.size for grid in grids], dim=1)
+    maps = [part.unflatten(1, (grid.channels, grid.height, grid.width)) for part, grid in zip(parts, grids, strict=True)]
+    return torch.cat([_resample(m, height, width) for m in maps], dim=1)
+
+
+def _resample(features: Tensor, height: int, width: int) -> Tensor:
+    if features.shape[-2:] == (height, width):
+        return features
+    return F.interpolate(features, (height, width), mode="bilinear")
+
+
+class _Reached(Exception):
+    """Raised by the hook on the deepest tap: nothing after it is needed."""
+
+
+def _tap(backbone: nn.Module, pixels: Tensor, taps: Sequence[int]) -> list[Tensor]:
+    """Outputs of the tapped blocks, in the order of `taps`; blocks after the deepest one are not run."""
+    outputs: dict[int, Tensor] = {}
+
+    def keep(index: int, output: Any) -> None:
+        outputs[index] = output if isinstance(output, Tensor) else output[0]
+        if index == max(taps):
+            raise _Reached
+
+    blocks = blocks_of(backbone)
+    hooks = [blocks[i].register_forward_hook(lambda _module, _input, output, i=i: keep(i, output)) for i in set(taps)]
+    try:
+        backbone(pixel_values=pixels)
+    except _Reached:
+        pass
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [outputs[tap] for tap in taps]
+
+
+def blocks_of(backbone: nn.Module) -> nn.ModuleList:
+    """The backbone's longest list of blocks."""
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise EncoderError(f"{type(backbone).__name__} has no list of blocks to tap; use another vision encoder")
+    return max(lists, key=len)
+
+
+def _as_grid(hidden: Tensor, backbone: nn.Module, pixels: Sequence[int]) -> Tensor:
+    """Patch tokens [B, n, C] -> [B, C, h, w]; class and register tokens come first and are dropped."""
+    if hidden.ndim == 4:
+        return hidden
+    patch = backbone.config.patch_size  # type: ignore[union-attr]
+    height, width = pixels[0] // patch, pixels[1] // patch
+    return rearrange(hidden[:, -height * width :], "b (h w) c -> b c h w", h=height)
+
+
+def _padded(images: Tensor, group: int) -> list[Tensor]:
+    """Groups of exactly `group` images, the last one filled up with blank ones."""
+    missing = -len(images) % group
+    blank = images.new_zeros((missing, *images.shape[1:]))
+    return list(torch.cat([images, blank]).split(group))
+
+
+def _fuse(backbone: nn.Module) -> nn.Module:
+    """A copy with every batch norm folded into the convolution before it: the same function at half the time on CPU."""
+    fused = copy.deepcopy(backbone).eval()
+    for module in list(fused.modules()):
+        children = list(module.named_children())
+        for (name, first), (norm_name, second) in zip(children, children[1:], strict=False):
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                setattr(module, name, fuse_conv_bn_eval(first, second))
+                setattr(module, norm_name, nn.Identity())
+    return fused.to(memory_format=torch.channels_last)

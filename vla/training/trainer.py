@@ -1,0 +1,387 @@
+"""The training loop: `accelerate launch scripts/train.py --config ...`, or `vla train`.
+
+Data, noise and order are pure functions of (seed, step), the learning rate of the step, and dropout is seeded every step.
+What a checkpoint must carry is therefore only weights, optimizer moments and the step, and a run continues bit for bit.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from accelerate import Accelerator
+from accelerate.utils import broadcast
+from diffusers.training_utils import EMAModel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor
+
+from vla.batch import Batch
+from vla.config import Config
+from vla.data.batches import BatchSource, TrainingData, load_training_data
+from vla.data.features import FeatureCache
+from vla.data.stats import Statistics, normalization
+from vla.models.policy import VLAPolicy
+from vla.models.pretrained import cache_dir
+from vla.training.checkpoint import CheckpointError, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from vla.training.optim import (
+    build_optimizer,
+    gradient_norm,
+    optimizer_tensors,
+    restore_optimizer,
+    set_learning_rate,
+    trainable,
+)
+
+# Settings that may change when a run is continued: none of them touches what is learnt.
+FREE_TO_CHANGE = ("output", "evaluation", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints")
+
+
+class TrainingError(RuntimeError):
+    """Training can't go on. The message says at which step, why, and what to try."""
+
+
+def train(config: Config, resume: bool = False) -> Path:
+    """Train as `config` says; returns the folder of the finished policy.
+
+    Raises:
+        CheckpointError: the output holds another run, or the checkpoint to continue from is damaged or of other settings.
+        TrainingError: the loss is not finite.
+    """
+    run = Path(config.output)
+    start = _starting_point(run, config, resume)
+    accelerator = Accelerator(
+        mixed_precision=config.training.precision, log_with="tensorboard", project_dir=run, cpu=not torch.cuda.is_available()
+    )
+    if accelerator.is_main_process:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    data = load_training_data(config)
+    policy = _build_policy(config, data)
+    with accelerator.main_process_first():
+        caches = _feature_caches(config, data, policy, accelerator)
+    trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches))
+    if start is not None:
+        trainer.restore(load_checkpoint(start))
+    trainer.run()
+    return run / "policy"
+
+
+class Trainer:
+    """One run: model, optimizer, averaged weights, and where it is."""
+
+    def __init__(self, config: Config, accelerator: Accelerator, policy: VLAPolicy, source: BatchSource) -> None:
+        self.config = config
+        self.accelerator = accelerator
+        self.source = source
+        self.policy = policy
+        self.step = 0
+        self._elapsed = 0.0
+        self._began = time.monotonic()
+        # Optimizer first: parameters keep their identity through DDP. No scheduler and no loader is prepared: accelerate
+        # would step the one and shard the other by its own rules.
+        self.optimizer = build_optimizer(policy, config.training)
+        forward = torch.compile(policy) if config.training.compile else policy
+        self.model, self.optimizer = accelerator.prepare(forward, self.optimizer)
+        self.average = EMAModel(trainable(policy).values(), decay=config.training.ema, foreach=True)
+        self.average.to(accelerator.device)
+
+    # ---- the loop
+
+    def run(self) -> None:
+        training = self.config.training
+        self.accelerator.init_trackers("tensorboard")
+        meter = Meter(self.source.data.strata, self.accelerator)
+        with self._progress_bar() as advance, Prefetch(self._batches) as prefetch:
+            while (progress := self._progress()) < 1:
+                factor = set_learning_rate(self.optimizer, training, self.step, progress)
+                meter.add(*self._optimize(prefetch.get(self.step)))
+                self.step += 1
+                if self.step % training.log_every == 0:
+                    values = meter.summary() | {"learning_rate": factor * training.learning_rate}
+                    self.accelerator.log(values, step=self.step)
+                    advance(values, self._progress())
+                if self.step % training.checkpoint_every == 0:
+                    self.checkpoint()
+                if self.config.evaluation.every and self.step % self.config.evaluation.every == 0:
+                    self.evaluate()
+        self.checkpoint()
+        if self.accelerator.is_main_process:
+            self._save_policy(Path(self.config.output) / "policy")
+        self.accelerator.end_training()
+
+    def _optimize(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One optimizer step; returns (stratum, loss sum, count) of every observation of this process, and gradient norm."""
+        self.model.train()
+        valid = self.source.valid_count(self.step)
+        parts = []
+        for number, batch in enumerate(micro_batches):
+            torch.manual_seed(hash((self.config.training.seed, self.step, number, self.accelerator.process_index)) % 2**63)
+            last = number == len(micro_batches) - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():
+                sums, counts = self.model(batch.to(self.accelerator.device))
+                # Divided by the global count before DDP averages over processes, so that every component weighs the same.
+                loss = sums.sum() / valid * self.accelerator.num_processes
+                self.accelerator.backward(loss)
+            parts.append((batch.stratum.to(sums.device), sums.detach(), counts))
+        self.accelerator.unscale_gradients(self.optimizer)
+        norm = gradient_norm(self.policy, self.config.training.clip)
+        if not torch.isfinite(norm) and self.config.training.precision != "fp16":
+            raise TrainingError(
+                f"step {self.step}: the gradient is not finite, so the weights were left as they are. The last checkpoint is "
+                f"whole; lower training.learning_rate or check the data with `vla validate`."
+            )
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.config.training.ema:
+            self.average.step(trainable(self.policy).values())
+        stratum, sums, counts = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        return stratum, sums, counts, norm.detach()
+
+    def _batches(self, step: int) -> list[Batch]:
+        """This process's slots of the global batch, in `accumulation` parts."""
+        training, world, rank = self.config.training, self.accelerator.num_processes, self.accelerator.process_index
+        parts = training.accumulation
+        if training.batch_size % (world * parts):
+            raise TrainingError(
+                f"training.batch_size {training.batch_size} can't be divided over {world} processes x "
+                f"{parts} accumulation steps; make it a multiple of {world * parts}"
+            )
+        # Slots are ordered by stratum: taking every n-th gives each process and part a balanced share.
+        return [self.source.batch(step, slice(rank + world * part, None, world * parts)) for part in range(parts)]
+
+    def _progress(self) -> float:
+        """Share of the run that is over: of the steps, or of the time where that is nearer its end."""
+        training = self.config.training
+        over = self.step / training.steps
+        if training.time_limit is None:
+            return over
+        spent = torch.tensor(self.elapsed / 60 / training.time_limit, device=self.accelerator.device)
+        return max(over, float(broadcast(spent)))  # the main process's clock counts
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all continuations."""
+        return self._elapsed + time.monotonic() - self._began
+
+    # ---- saving, restoring, evaluating
+
+    def checkpoint(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            save_checkpoint(Path(self.config.output) / "checkpoints", self.state(), self._save_policy,
+                            self.config.training.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+
+    def state(self) -> TrainingState:
+        names = list(trainable(self.policy))
+        tensors = {f"raw/{name}": parameter.detach() for name, parameter in trainable(self.policy).items()}
+        tensors |= {f"average/{name}": value for name, value in zip(names, self.average.shadow_params, strict=True)}
+        tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(self.policy, self.optimizer).items()}
+        settings = {"config": self.config.model_dump(mode="json"), "average_step": self.average.optimization_step}
+        if self.accelerator.scaler is not None:
+            settings["scaler"] = self.accelerator.scaler.state_dict()
+        return TrainingState(self.step, self.elapsed, tensors, settings)
+
+    def restore(self, state: TrainingState) -> None:
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
+
+        raw, average = part("raw/"), part("average/")
+        with torch.no_grad():
+            for (name, parameter), shadow in zip(trainable(self.policy).items(), self.average.shadow_params, strict=True):
+                parameter.copy_(raw[name])
+                shadow.copy_(average[name])
+        restore_optimizer(self.policy, self.optimizer, part("optimizer/"))
+        self.average.optimization_step = state.settings["average_step"]
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state.settings["scaler"])
+        self.step, self._elapsed = state.step, state.elapsed
+
+    @contextmanager
+    def averaged(self) -> Iterator[VLAPolicy]:
+        """The policy with its averaged weights, for as long as the context lasts."""
+        if not self.config.training.ema:
+            yield self.policy
+            return
+        parameters = list(trainable(self.policy).values())
+        raw = [parameter.detach().clone() for parameter in parameters]
+        self.average.copy_to(parameters)
+        try:
+            yield self.policy
+        finally:
+            with torch.no_grad():
+                for parameter, value in zip(parameters, raw, strict=True):
+                    parameter.copy_(value)
+
+    def evaluate(self) -> None:
+        """Success in the simulator, logged; other processes wait."""
+        from vla.evaluation import evaluate
+
+        if self.accelerator.is_main_process:
+            with self.averaged() as policy:
+                policy.eval()
+                result = evaluate(policy, self.config.evaluation, prompts=("right",))
+            self.accelerator.log({"success": result.success.mean, **{f"success/{k}": v.mean for k, v in result.families.items()}},
+                                 step=self.step)
+        self.accelerator.wait_for_everyone()
+
+    def _save_policy(self, folder: Path) -> None:
+        with self.averaged() as policy:
+            policy.save_pretrained(folder)
+
+    @contextmanager
+    def _progress_bar(self) -> Iterator[Any]:
+        """A bar with the time left on a terminal, a line now and then in a log."""
+        training = self.config.training
+        columns = (TextColumn("training"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), MofNCompleteColumn(),
+                   TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[values]}"))
+        with Progress(*columns, disable=not self.accelerator.is_main_process) as bar:
+            task = bar.add_task("training", total=training.steps, completed=self.step, values="")
+
+            def advance(values: dict[str, float], progress: float) -> None:
+                shown = f"loss {values['loss']:.4f}  {values['observations_per_second']:.0f} obs/s"
+                bar.update(task, completed=self.step, total=round(self.step / progress), values=shown)
+                if self.accelerator.is_main_process and not bar.console.is_terminal:
+                    bar.console.print(f"step {self.step}  {100 * progress:.0f} %  {shown}")
+
+            yield advance
+
+
+class Meter:
+    """Loss per stratum between two log lines, over all processes."""
+
+    def __init__(self, strata: list[str], accelerator: Accelerator) -> None:
+        self._strata = strata
+        self._accelerator = accelerator
+        self._reset()
+
+    def add(self, stratum: Tensor, sums: Tensor, counts: Tensor, norm: Tensor) -> None:
+        """stratum, sums, counts: [b] of this process."""
+        self._sums.index_add_(0, stratum, sums.double())
+        self._counts.index_add_(0, stratum, counts.double())
+        self._seen += len(stratum)
+        self._norm += norm.double()
+        self._steps += 1
+
+    def summary(self) -> dict[str, float]:
+        """Mean losses since the last summary; numerators and denominators are reduced, never means."""
+        sums, counts = (self._accelerator.reduce(value, "sum").cpu().numpy() for value in (self._sums, self._counts))
+        seconds = time.monotonic() - self._since
+        values = {
+            "loss": float(sums.sum() / counts.sum()),
+            "gradient_norm": float(self._norm / self._steps),
+            "observations_per_second": self._seen * self._accelerator.num_processes / seconds,
+        }
+        values |= {f"loss/{name}": float(sums[i] / counts[i]) for i, name in enumerate(self._strata) if counts[i]}
+        self._reset()
+        return values
+
+    def _reset(self) -> None:
+        device = self._accelerator.device
+        self._sums, self._counts = (torch.zeros(len(self._strata), dtype=torch.float64, device=device) for _ in range(2))
+        self._norm = torch.zeros((), dtype=torch.float64, device=device)
+        self._seen = self._steps = 0
+        self._since = time.monotonic()
+
+
+class Prefetch:
+    """Builds the next batch in a thread while the current one is learnt from."""
+
+    def __init__(self, build: Any) -> None:
+        self._build = build
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._next: dict[int, Any] = {}
+
+    def __enter__(self) -> Prefetch:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def get(self, step: int) -> list[Batch]:
+        future = self._next.pop(step, None) or self._pool.submit(self._build, step)
+        batches = future.result()
+        self._next = {step + 1: self._pool.submit(self._build, step + 1)}
+        return batches
+
+
+def fit_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
+    """Offsets and scales from exact statistics over the merged data sets."""
+    for normalizer, column in ((policy.normalize_state, "observation.state"), (policy.normalize_action, "action")):
+        statistics = Statistics.of(*(dataset.column(column).reshape(len(dataset), -1) for dataset in data.datasets))
+        offset, scale = normalization(statistics, policy.config.model.normalization)
+        normalizer.fit(*(torch.from_numpy(np.asarray(value, dtype=np.float32))
+                         for value in (offset, scale, statistics.min, statistics.max)))
+
+
+def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
+    torch.manual_seed(config.training.seed)
+    if config.init_from is not None:
+        policy = VLAPolicy.from_pretrained(config.init_from)
+        policy.check_layout(data.datasets[0].cameras, data.datasets[0].state_dim, data.datasets[0].action_dim)
+        policy.config.tasks = sorted({*(policy.config.tasks or []), *data.segments.task})
+        return policy
+    first = data.datasets[0]
+    policy = VLAPolicy.build(
+        config.model, cameras=first.cameras, state_dim=first.state_dim, action_dim=first.action_dim, fps=first.fps,
+        robot_type=first.embodiment, tasks=sorted(set(data.segments.task)),
+        instructions=sorted(set(data.segments.instruction))[:200],
+    )
+    fit_normalizers(policy, data)
+    return policy
+
+
+def _feature_caches(config: Config, data: TrainingData, policy: VLAPolicy, accelerator: Accelerator) -> list[FeatureCache] | None:
+    """Image tokens of every frame that training may look at; None where the encoder learns or caching is off."""
+    if not policy.vision.frozen or not config.data.cache_features:
+        return None
+    source = BatchSource(data, config)
+    caches = []
+    with Progress(disable=not accelerator.is_main_process) as bar:
+        for number, dataset in enumerate(data.datasets):
+            cache = FeatureCache(cache_dir() / "features", dataset, policy.vision.fingerprint(), policy.feature_sizes)
+            task = bar.add_task(f"encoding images of {dataset.root.name}", total=None)
+            cache.fill(
+                source.frames_used(number),
+                lambda images: policy.encode_images(torch.from_numpy(images).to(policy.device)).cpu().numpy(),
+                lambda done, total, task=task: bar.update(task, completed=done, total=total),
+            )
+            caches.append(cache)
+    return caches
+
+
+def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
+    """The checkpoint to continue from, if any."""
+    latest = latest_checkpoint(run / "checkpoints")
+    if latest is None:
+        return None
+    if not resume:
+        raise CheckpointError(f"{run}: holds a run already (at {latest.name}); continue it with --resume or choose another output")
+    before = _comparable(load_checkpoint(latest).settings["config"])
+    after = _comparable(config.model_dump(mode="json"))
+    changed = sorted(key for key in before | after if before.get(key) != after.get(key))
+    if changed:
+        raise CheckpointError(
+            f"{latest}: was trained with other settings: "
+            + ", ".join(f"{key} was {before.get(key)!r}, is {after.get(key)!r}" for key in changed)
+            + ". Continue with the same ones, or start anew from its weights with --init_from."
+        )
+    return latest
+
+
+def _comparable(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Flat {dotted key: value} of the settings that decide what is learnt."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path in FREE_TO_CHANGE:
+            continue
+        flat |= _comparable(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
