@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import pytest
 from samples import FIXTURES, make_episode
 
-from vla.data.episodes import CAMERA_PREFIX, EpisodeDataset, describe
+from vla.data.episodes import EpisodeDataset, describe
 from vla.data.errors import DatasetError
+from vla.data.layout import CAMERA_PREFIX
 from vla.data.video import VideoReader
 
 TRUTH = json.loads((FIXTURES / "lerobot_written.json").read_text(encoding="utf-8"))["datasets"]

@@ -220,7 +220,7 @@ def test_a_passing_fault_of_the_disk_loses_nothing(tmp_path, monkeypatch, surviv
 
 def test_an_incomplete_commit_is_forgotten(write, monkeypatch):
     root = write(range(4))
-    monkeypatch.setattr(writer_module, "_task_table", lambda tasks: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(writer_module, "task_table", lambda tasks: (_ for _ in ()).throw(Killed))
     writer = EpisodeWriter(root, **LAYOUT)
     writer.add_episode(make_episode(4))
     with pytest.raises(Killed):

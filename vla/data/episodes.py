@@ -28,18 +28,19 @@ import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
 from vla.data.errors import DatasetError
+from vla.data.layout import (
+    ACTION,
+    CAMERA_PREFIX,
+    CODEBASE_VERSION,
+    DATA,
+    ENVIRONMENT_STATE,
+    INFO,
+    STATE,
+    TASKS,
+    VIDEO,
+    image_keys,
+)
 from vla.data.video import RESTORE, VideoReader
-
-CODEBASE_VERSION = "v3.0"
-INFO = "meta/info.json"
-TASKS = "meta/tasks.parquet"
-STATS = "meta/stats.json"
-EPISODES = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-DATA = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-VIDEO = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
-CAMERA_PREFIX = "observation.images."
-STATE, ACTION, ENVIRONMENT_STATE = "observation.state", "action", "observation.environment_state"
-SUCCESS, REWARD = "next.success", "next.reward"
 
 # Frames of a sequential read that are handed out together.
 READ_AHEAD = 64
@@ -306,11 +307,6 @@ def describe(dataset: EpisodeDataset) -> dict[str, Any]:
 def cache_dir() -> Path:
     """Where unpacked columns live: `$VLA_CACHE`, by default `~/.cache/vla`."""
     return Path(os.environ.get("VLA_CACHE", Path.home() / ".cache" / "vla"))
-
-
-def image_keys(features: dict[str, dict[str, Any]]) -> list[str]:
-    """The features that are camera images."""
-    return [key for key, feature in features.items() if feature["dtype"] in ("video", "image")]
 
 
 def read_parquet(path: Path) -> pq.ParquetFile:

@@ -16,8 +16,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from vla.data.episodes import REWARD, SUCCESS, EpisodeDataset, read_columns
+from vla.data.episodes import EpisodeDataset, read_columns
 from vla.data.errors import DatasetError
+from vla.data.layout import REWARD, SUCCESS
 
 SEGMENTS = "vla/segments.parquet"
 STRATA = ("task", "instruction", "source", "dataset", "embodiment")

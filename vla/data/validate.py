@@ -9,8 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vla.data.episodes import STATS, EpisodeDataset, image_keys
+from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
+from vla.data.layout import STATS, image_keys
 from vla.data.segments import Segments
 from vla.data.stats import Statistics
 

@@ -27,7 +27,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from vla.data.episodes import (
+from vla.data.episodes import EpisodeDataset, read_columns
+from vla.data.errors import DatasetError
+from vla.data.layout import (
     ACTION,
     CAMERA_PREFIX,
     CODEBASE_VERSION,
@@ -41,26 +43,21 @@ from vla.data.episodes import (
     SUCCESS,
     TASKS,
     VIDEO,
-    EpisodeDataset,
-    read_columns,
+    arrow_array,
+    arrow_type,
+    hub_features,
+    make_features,
+    make_video_info,
+    task_table,
 )
-from vla.data.errors import DatasetError
 from vla.data.segments import SCHEMA, SEGMENTS, write_table
 from vla.data.stats import Statistics
-from vla.data.video import CODEC, KEYFRAME_INTERVAL, PIXEL_FORMAT, EncodedVideo, encode_video, histogram, join_videos
+from vla.data.video import EncodedVideo, encode_video, histogram, join_videos
 
 HISTOGRAMS = "vla/image_histograms.json"
 STAGING = "vla/staging"
 COMPLETE = "COMPLETE"
 FILES_PER_CHUNK = 1000
-# What LeRobot adds to every data set.
-COUNTERS = {
-    "timestamp": "float32",
-    "frame_index": "int64",
-    "episode_index": "int64",
-    "index": "int64",
-    "task_index": "int64",
-}
 
 
 @dataclass
@@ -124,7 +121,7 @@ class EpisodeWriter:
         vectors = {STATE: (state_dim, state_names), ACTION: (action_dim, action_names)}
         if environment_state_dim is not None:
             vectors[ENVIRONMENT_STATE] = (environment_state_dim, None)
-        self._features = _features(vectors, self._cameras, _video_info(fps, crf) if video else None)
+        self._features = make_features(vectors, self._cameras, make_video_info(fps, crf) if video else None)
         self._robot_type = robot_type
         self._pending: list[_Placed] = []
         self._committed = self._frames = self._files = 0
@@ -228,8 +225,8 @@ class EpisodeWriter:
             raise self._error(key, f"is {given}, {shape} is due", "Give what the writer was made for")
         if not np.isfinite(values).all():
             frame, *item = np.argwhere(~np.isfinite(values))[0].tolist()
-            raise self._error(f"{key}{item or ''}", f"is {values[(frame, *item)]} in frame {frame}",
-                              "Drop or repair the episode")
+            value = values[frame][item[0]] if item else values[frame]
+            raise self._error(f"{key}{item or ''}", f"is {value} in frame {frame}", "Drop or repair the episode")
 
     def _check_images(self, camera: str, images: np.ndarray | EncodedVideo, shape: tuple[int, int, int]) -> None:
         key = CAMERA_PREFIX + camera
@@ -281,7 +278,7 @@ class EpisodeWriter:
         data_path = staging.path(DATA.format(**place))
         self._write_data(data_path)
         write_table(self._episode_table(place), staging.path(EPISODES.format(**place)))
-        write_table(_task_table(list(self._tasks)), staging.path(TASKS))
+        write_table(task_table(list(self._tasks)), staging.path(TASKS))
         write_table(self._segment_table(), staging.path(SEGMENTS))
         staging.write_json(STATS, self._stats(data_path, histograms))
         staging.write_json(HISTOGRAMS, {camera: counts.tolist() for camera, counts in histograms.items()})
@@ -291,13 +288,13 @@ class EpisodeWriter:
     def _write_data(self, path: Path) -> None:
         """A row group an episode, as LeRobot does, so that one can be read without the others."""
         stored = {key: feature for key, feature in self._features.items() if feature["dtype"] != "video"}
-        schema = pa.schema([(key, _arrow_type(feature)) for key, feature in stored.items()],
-                           metadata={"huggingface": json.dumps({"info": {"features": _hub_features(stored)}})})
+        schema = pa.schema([(key, arrow_type(feature)) for key, feature in stored.items()],
+                           metadata={"huggingface": json.dumps({"info": {"features": hub_features(stored)}})})
         with pq.ParquetWriter(path, schema, compression="snappy", write_page_checksum=True) as file:
             for placed in self._pending:
                 pngs = {CAMERA_PREFIX + camera: pa.array(images.rows(), schema.field(CAMERA_PREFIX + camera).type)
                         for camera, images in placed.images.items() if isinstance(images, EncodedImages)}
-                numbers = {key: _arrow_array(values) for key, values in placed.columns.items()}
+                numbers = {key: arrow_array(values) for key, values in placed.columns.items()}
                 file.write_table(pa.table({key: (pngs | numbers)[key] for key in stored}, schema=schema))
 
     def _episode_table(self, place: dict[str, int]) -> pa.Table:
@@ -453,83 +450,6 @@ class _Staging:
 
     def write_json(self, name: str, value: Any) -> None:
         self.path(name).write_text(json.dumps(value, indent=4, ensure_ascii=False), encoding="utf-8")
-
-
-def _features(
-    vectors: dict[str, tuple[int, Sequence[str] | None]],
-    cameras: dict[str, tuple[int, int]],
-    video_info: dict[str, Any] | None,
-) -> dict[str, dict[str, Any]]:
-    """As info.json lists them. `video_info` is None for PNGs."""
-    features: dict[str, dict[str, Any]] = {}
-    for key, (size, names) in vectors.items():
-        names = list(names) if names is not None else [f"{key.rsplit('.')[-1]}_{number}" for number in range(size)]
-        if len(names) != size:
-            raise ValueError(f"{key} has {size} dimensions but {len(names)} names: {names}")
-        features[key] = {"dtype": "float32", "shape": [size], "names": names}
-    for camera, (height, width) in cameras.items():
-        feature = {"shape": [height, width, 3], "names": ["height", "width", "channels"]}
-        if video_info is None:
-            features[CAMERA_PREFIX + camera] = {"dtype": "image", **feature}
-        else:
-            info = {"video.height": height, "video.width": width, **video_info}
-            features[CAMERA_PREFIX + camera] = {"dtype": "video", **feature, "info": info}
-    features[SUCCESS] = {"dtype": "bool", "shape": [1], "names": None}
-    features[REWARD] = {"dtype": "float32", "shape": [1], "names": None}
-    return features | {key: {"dtype": dtype, "shape": [1], "names": None} for key, dtype in COUNTERS.items()}
-
-
-def _video_info(fps: int, crf: int) -> dict[str, Any]:
-    return {
-        "video.codec": CODEC,
-        "video.pix_fmt": PIXEL_FORMAT,
-        "video.fps": fps,
-        "video.channels": 3,
-        "has_audio": False,
-        "video.g": KEYFRAME_INTERVAL,
-        "video.crf": crf,
-        "is_depth_map": False,
-    }
-
-
-def _arrow_type(feature: dict[str, Any]) -> pa.DataType:
-    if feature["dtype"] == "image":
-        return pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    value = pa.from_numpy_dtype(np.dtype(feature["dtype"]))
-    # LeRobot stores vectors of one number as plain numbers.
-    return value if tuple(feature["shape"]) == (1,) else pa.list_(value, feature["shape"][0])
-
-
-def _arrow_array(values: np.ndarray) -> pa.Array:
-    if values.ndim == 1 or values.shape[1] == 1:
-        return pa.array(values.reshape(-1))
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
-
-
-def _hub_features(features: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The layout as the `datasets` library describes it, which LeRobot reads the files with."""
-    described: dict[str, Any] = {}
-    for key, feature in features.items():
-        value = {"dtype": feature["dtype"], "_type": "Value"}
-        if feature["dtype"] == "image":
-            described[key] = {"_type": "Image"}
-        elif tuple(feature["shape"]) == (1,):
-            described[key] = value
-        else:
-            described[key] = {"feature": value, "length": feature["shape"][0], "_type": "List"}
-    return described
-
-
-def _task_table(tasks: list[str]) -> pa.Table:
-    """Rows in task_index order and `task` as pandas index, because LeRobot looks tasks up by row of a pandas table."""
-    kinds = {"task_index": ("int64", "int64"), "task": ("unicode", "object")}
-    columns = [{"name": name, "field_name": name, "pandas_type": kind, "numpy_type": numpy_kind, "metadata": None}
-               for name, (kind, numpy_kind) in kinds.items()]
-    header = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object",
-              "metadata": {"encoding": "UTF-8"}}
-    pandas = {"index_columns": ["task"], "column_indexes": [header], "columns": columns, "pandas_version": "2.0.0"}
-    table = pa.table({"task_index": pa.array(range(len(tasks)), pa.int64()), "task": pa.array(tasks, pa.string())})
-    return table.replace_schema_metadata({"pandas": json.dumps(pandas)})
 
 
 def _numbers(path: Path, key: str, feature: dict[str, Any]) -> np.ndarray:
