@@ -186,12 +186,10 @@ class _Episode:
         self._remember(observation)
 
     def observation(self) -> Observation:
-        """What the policy sees: the last observation or, with a history, the last T stacked, the first one repeated."""
+        """What the policy sees: the last observation or, with a history, the last T (at first fewer) stacked."""
         if self._history == 1:
             return self._recent[-1]
-        missing = self._history - len(self._recent)
-        seen = [self._recent[0]] * missing + list(self._recent)
-        return {key: np.stack([observation[key] for observation in seen]) for key in seen[0]}
+        return {key: np.stack([observation[key] for observation in self._recent]) for key in self._recent[0]}
 
     def next_seed(self) -> int:
         # Without the prompt in it: the four prompts of a scene differ in nothing but their words.
