@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
-    except (ValueError, OSError) as error:
+    except (ValueError, RuntimeError, OSError) as error:
         if debug or not _is_answer(error):
             raise
         print(f"vla {name}: {error}", file=sys.stderr)
@@ -72,10 +72,10 @@ def _unknown(name: str) -> int:
     return USAGE_ERROR
 
 
-def _is_answer(error: ValueError | OSError) -> bool:
+def _is_answer(error: ValueError | RuntimeError | OSError) -> bool:
     """Whether the message was written for the user: by the system about a file, or by a `raise` of this package.
 
-    A ValueError out of some library's depths is a bug, and its traceback is wanted.
+    What comes out of some library's depths is a bug, and its traceback is wanted.
     """
     if isinstance(error, OSError) or type(error).__module__.startswith("vla."):
         return True

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from vla.models.policy import VLAPolicy
 
 Arguments = TypeVar("Arguments")
 
@@ -19,6 +23,19 @@ def parse(kind: type[Arguments], command: str, arguments: Sequence[str], descrip
 def parse_known(kind: type[Arguments], command: str, arguments: Sequence[str]) -> tuple[Arguments, list[str]]:
     """The same, and the arguments that are not about it."""
     return tyro.cli(kind, args=arguments, return_unknown_args=True, **_options(kind, command, None))
+
+
+def load_policy(checkpoint: str) -> VLAPolicy:
+    """The policy in a folder, or of a hub repository.
+
+    Raises:
+        FileNotFoundError: there is neither.
+    """
+    if not Path(checkpoint).exists() and checkpoint.count("/") != 1:
+        raise FileNotFoundError(f"{checkpoint}: no such checkpoint; give a folder that training wrote, or a hub name")
+    from vla.models.policy import VLAPolicy
+
+    return VLAPolicy.from_pretrained(checkpoint)
 
 
 def _options(kind: type, command: str, description: str | None) -> dict[str, Any]:
