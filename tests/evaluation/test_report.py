@@ -29,16 +29,16 @@ class Clumsy(Oracle, Random):
 
 @pytest.fixture(scope="module")
 def evaluation() -> Evaluation:
-    return evaluate(Clumsy(), EvaluationConfig(episodes=18), suite=SUITE, checkpoint="<b>step & 100</b>")
+    return evaluate(Clumsy(), SUITE, EvaluationConfig(episodes=18), checkpoint="<b>step & 100</b>")
 
 
 @pytest.fixture(scope="module")
 def report(evaluation: Evaluation, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_report(evaluation, tmp_path_factory.mktemp("report") / "new" / "folder")
+    return write_report(evaluation, SUITE, tmp_path_factory.mktemp("report") / "new" / "folder")
 
 
 def test_an_oracle_does_it_all() -> None:
-    result = evaluate(Oracle(), EvaluationConfig(episodes=18), suite=SUITE)
+    result = evaluate(Oracle(), SUITE, EvaluationConfig(episodes=18))
     assert {prompt: result.prompts[prompt].mean for prompt in ("right", "other", "held_out")} == {
         "right": 1, "other": 1, "held_out": 1,
     }  # fmt: skip
@@ -48,7 +48,7 @@ def test_an_oracle_does_it_all() -> None:
 
 
 def test_an_idler_does_nothing() -> None:
-    result = evaluate(FakePolicy(), EvaluationConfig(episodes=12), suite=SUITE, prompts=["right"])
+    result = evaluate(FakePolicy(), SUITE, EvaluationConfig(episodes=12), prompts=["right"])
     assert result.success.mean == 0
     assert result.failure_kinds == {"right": {"nothing": 12}}
     assert result.chance is None
@@ -56,9 +56,7 @@ def test_an_idler_does_nothing() -> None:
 
 def test_families_are_the_policys_unless_told() -> None:
     def families(policy: FakePolicy, asked: list[str] | None) -> list[str]:
-        return list(
-            evaluate(policy, EvaluationConfig(episodes=4, families=asked), suite=SUITE, prompts=["right"]).families
-        )
+        return list(evaluate(policy, SUITE, EvaluationConfig(episodes=4, families=asked), prompts=["right"]).families)
 
     assert families(FakePolicy(tasks=["touch", "lift", "somewhere else"]), None) == ["touch", "lift"]
     assert families(FakePolicy(tasks=["touch"]), ["away"]) == ["away"]
@@ -67,13 +65,7 @@ def test_families_are_the_policys_unless_told() -> None:
 @pytest.mark.parametrize("prompts", [[], ["other"], ["right", "wrong"]])
 def test_unusable_prompts_are_refused(prompts: list[str]) -> None:
     with pytest.raises(ValueError, match="'right' must be one of them"):
-        evaluate(FakePolicy(), EvaluationConfig(), suite=SUITE, prompts=prompts)  # type: ignore[arg-type]
-
-
-def test_an_environment_is_needed() -> None:
-    with pytest.raises(ValueError, match=r"evaluation\.env is not set"):
-        evaluate(FakePolicy(), EvaluationConfig(episodes=1))
-    assert evaluate(FakePolicy(), EvaluationConfig(episodes=1, env="tabletop"), prompts=["right"]).success.n == 1
+        evaluate(FakePolicy(), SUITE, EvaluationConfig(), prompts=prompts)  # type: ignore[arg-type]
 
 
 def test_json_has_every_rate(evaluation: Evaluation, report: Path) -> None:

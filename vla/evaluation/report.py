@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vla.evaluation.page import Clip, page
-from vla.evaluation.rollout import Prompt, Rollout
+from vla.evaluation.rollout import Prompt, Rollout, Suite
 from vla.evaluation.statistics import Rate
 from vla.evaluation.summary import Evaluation
 from vla.evaluation.videos import encode, film, grid
@@ -30,7 +30,7 @@ CHANCE = "another instruction: original comes about"
 _COMPARED, _SHOWN, _FAILURES = 4, 12, 6  # scenes under all prompts, scenes under the right one, failures
 
 
-def write_report(evaluation: Evaluation, out: str | Path) -> Path:
+def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
     """Write `evaluation.json`, `evaluation.txt`, `report.html`, `rollouts.mp4` and `videos/*.mp4`; returns the page."""
     out = Path(out)
     (out / FILMS).mkdir(parents=True, exist_ok=True)
@@ -38,13 +38,13 @@ def write_report(evaluation: Evaluation, out: str | Path) -> Path:
     (out / TEXT).write_text(summary_text(evaluation), encoding="utf-8")
 
     shown = _first(evaluation, "right", _SHOWN)
-    films = [film(evaluation.suite, run) for run in shown]
+    films = [film(suite, run) for run in shown]
     (out / FILM).write_bytes(encode(grid(films, shown), evaluation.fps))
 
     scenes = [run.case.seed for run in shown[:_COMPARED]]
-    compared = [_clips([r for r in evaluation.rollouts if r.case.seed == s], evaluation) for s in scenes]
-    more = _clips(shown[_COMPARED:], evaluation)
-    failed = _clips(_failures(evaluation), evaluation)
+    compared = [_clips([r for r in evaluation.rollouts if r.case.seed == s], suite, evaluation) for s in scenes]
+    more = _clips(shown[_COMPARED:], suite, evaluation)
+    failed = _clips(_failures(evaluation), suite, evaluation)
     for clip in [*(clip for row in compared for clip in row), *more, *failed]:
         (out / FILMS / f"{_name(clip.rollout)}.mp4").write_bytes(clip.mp4)
     (out / PAGE).write_text(page(evaluation, MEANING, CHANCE, compared, more, failed), encoding="utf-8")
@@ -109,10 +109,10 @@ def _failures(evaluation: Evaluation) -> list[Rollout]:
     return [runs[failed.prompt, failed.seed] for failed in in_turn[:_FAILURES]]
 
 
-def _clips(runs: Sequence[Rollout], evaluation: Evaluation) -> list[Clip]:
+def _clips(runs: Sequence[Rollout], suite: Suite, evaluation: Evaluation) -> list[Clip]:
     kinds = {(failed.prompt, failed.seed): failed.kind for failed in evaluation.failures}
     return [
-        Clip(run, encode(film(evaluation.suite, run), evaluation.fps), kinds.get((run.case.prompt, run.case.seed), ""))
+        Clip(run, encode(film(suite, run), evaluation.fps), kinds.get((run.case.prompt, run.case.seed), ""))
         for run in runs
     ]
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import vla
 from vla.config import EvaluationConfig
-from vla.envs import SUITES, load_suite
 from vla.evaluation.rollout import PROMPTS, Combinations, Policy, Progress, Prompt, Rollout, Suite, rollout
 from vla.evaluation.statistics import Rate, rates_by
 
@@ -46,9 +45,7 @@ class Evaluation:
     parameters: dict[str, int]  # "total", "trainable"
     fps: float
     seconds: float
-    # Not in the JSON: the episodes, scene by scene, and what can read and draw them.
-    rollouts: tuple[Rollout, ...] = field(repr=False)
-    suite: Suite = field(repr=False)
+    rollouts: tuple[Rollout, ...] = field(default=(), repr=False)  # scene by scene; not in the JSON
 
     @property
     def failure_kinds(self) -> dict[Prompt, dict[str, int]]:
@@ -80,23 +77,21 @@ class Evaluation:
 
 def evaluate(
     policy: Policy,
+    suite: Suite,
     settings: EvaluationConfig,
     *,
-    suite: Suite | None = None,
     prompts: Sequence[Prompt] = PROMPTS,
     combinations: Combinations = "all",
     checkpoint: str = "",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Run `settings.episodes` scenes of `settings.env` (or of `suite`) with each of the prompts.
+    """Run `settings.episodes` scenes with each of the prompts.
 
     Families are those of the settings, else the environment's that the policy was trained on, else its default ones.
-    `checkpoint` is the name to be shown. Raises ValueError for an unknown prompt, if "right" isn't among them, and if
-    there is no environment.
+    `checkpoint` is the name to be shown. Raises ValueError for an unknown prompt or if "right" isn't among them.
     """
     if "right" not in prompts or set(prompts) - set(PROMPTS):
         raise ValueError(f"prompts {list(prompts)}: choose from {', '.join(PROMPTS)}; 'right' must be one of them")
-    suite = suite or _suite_of(settings)
     families = settings.families or _families_learnt(policy, suite)
     scenes = zip(
         *(suite.cases(prompt, settings.episodes, families, settings.seed, combinations) for prompt in prompts),
@@ -134,14 +129,7 @@ def evaluate(
         fps=policy.config.fps,
         seconds=seconds,
         rollouts=tuple(rollouts),
-        suite=suite,
     )
-
-
-def _suite_of(settings: EvaluationConfig) -> Suite:
-    if settings.env is None:
-        raise ValueError(f"evaluation.env is not set: name an environment, one of {', '.join(SUITES)}")
-    return load_suite(settings.env)
 
 
 def _families_learnt(policy: Policy, suite: Suite) -> Sequence[str]:
