@@ -137,3 +137,10 @@ def test_text_has_the_same_numbers(evaluation: Evaluation, report: Path) -> None
     assert f"{evaluation.prompts['held_out'].mean:.1%}" in text
     for family in evaluation.families:
         assert family in text
+
+
+def test_one_prompt_makes_a_report_too(tmp_path: Path) -> None:
+    settings = EvaluationConfig(episodes=2, families=["touch"])
+    report = write_report(evaluate(Oracle(), SUITE, settings, prompts=["right"]), SUITE, tmp_path)
+    assert "different prompts" not in report.read_text()
+    assert len(list((tmp_path / "videos").glob("*.mp4"))) == 2

@@ -40,9 +40,9 @@ def page(
     sections = [
         _headline(evaluation, title),
         _section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, chance)),
-        _section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)),
+        _section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)) if compared else "",
         _section("By family", _families_note(evaluation), _family_bars(evaluation)),
-        _section("More scenes", "The next scenes, with the right instruction.", _clip_row(more)) if more else "",
+        _section("Scenes", "As they came, with the right instruction.", _clip_row(more)) if more else "",
         _section("What goes wrong", _FAILURES_NOTE, _failure_counts(evaluation), _clip_row(failed), _all(evaluation)),
         _section("By task", "", _details("All tasks", _bars(evaluation.tasks.items()))),
         _section("How it was measured", "", _settings(evaluation)),

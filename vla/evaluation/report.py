@@ -41,9 +41,10 @@ def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
     films = [film(suite, run) for run in shown]
     (out / FILM).write_bytes(encode(grid(films, shown), evaluation.fps))
 
-    scenes = [run.case.seed for run in shown[:_COMPARED]]
+    comparable = _COMPARED if len(evaluation.prompts) > 1 else 0
+    scenes = [run.case.seed for run in shown[:comparable]]
     compared = [_clips([r for r in evaluation.rollouts if r.case.seed == s], suite, evaluation) for s in scenes]
-    more = _clips(shown[_COMPARED:], suite, evaluation)
+    more = _clips(shown[comparable:], suite, evaluation)
     failed = _clips(_failures(evaluation), suite, evaluation)
     for clip in [*(clip for row in compared for clip in row), *more, *failed]:
         (out / FILMS / f"{_name(clip.rollout)}.mp4").write_bytes(clip.mp4)
