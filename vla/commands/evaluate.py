@@ -13,7 +13,6 @@ from rich.progress import Progress
 
 from vla.commands import load_policy, parse
 from vla.config import EvaluationConfig
-from vla.envs import load_suite
 from vla.evaluation.report import summary, write_report
 from vla.evaluation.rollout import PROMPTS, Combinations, Prompt
 from vla.evaluation.summary import evaluate
@@ -66,20 +65,19 @@ def main(arguments: Sequence[str]) -> int:
         num_envs=chosen.num_envs,
         seed=chosen.seed,
     )
-    policy, suite = load_policy(chosen.checkpoint), load_suite(chosen.env)
+    policy = load_policy(chosen.checkpoint)
     console = Console(stderr=True)
     with Progress(console=console) as bar:
         task = bar.add_task("episodes", total=None)
         evaluation = evaluate(
             policy,
-            suite,
             settings,
             prompts=chosen.prompts,
             combinations=chosen.combinations,
             checkpoint=chosen.checkpoint,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    page = write_report(evaluation, suite, chosen.out)
+    page = write_report(evaluation, chosen.out)
     Console(highlight=False).print(summary(evaluation))
     print(f"report {page}")
     return 0

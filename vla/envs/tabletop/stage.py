@@ -148,7 +148,7 @@ def _sentence(outcome: Outcome) -> str:
 
 
 # A prompt outside the grammar is followed as well as may be, unless it names a thing that no table has: a colour that
-# nothing has, a colour with a noun that is no shape, or a noun that the grammar doesn't know.
+# nothing has, a colour with a noun that is no shape, or after "the" a noun that the grammar doesn't know.
 _NOUNS: Final = {
     *SHAPES, "circle", "block", "thing", "object", "shape", "item", "piece", "one", "corner", "side", "end", "half",
     "row", "line", "gap", "place", "spot", "position", "direction", "way", "scene", "world", "arm", "robot",
@@ -157,9 +157,9 @@ _FOREIGN_COLOURS: Final = {
     "purple", "violet", "orange", "pink", "brown", "black", "white", "grey", "gray", "cyan", "turquoise", "magenta",
     "golden", "silver",
 }  # fmt: skip
-# A colour or an article, and the one or two words after it.
+# A colour or the article, and the one or two words after it.
 _PHRASE: Final = re.compile(
-    rf"\b(?:(?P<colour>{'|'.join([*COLOURS, *_FOREIGN_COLOURS])})|the|a|an) (?P<word>[a-z-]+)(?: (?P<next>[a-z-]+))?"
+    rf"\b(?:(?P<colour>{'|'.join([*COLOURS, *_FOREIGN_COLOURS])})|the) (?P<word>[a-z-]+)(?: (?P<next>[a-z-]+))?"
 )
 
 

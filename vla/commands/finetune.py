@@ -1,0 +1,101 @@
+"""Teach a policy new instructions and keep the old ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from vla.commands import load_policy, parse
+from vla.config import EvaluationConfig
+from vla.data.episodes import EpisodeDataset
+from vla.data.segments import Segments
+
+if TYPE_CHECKING:
+    from vla.evaluation.statistics import Rate
+
+
+@dataclass
+class Arguments:
+    """Train a policy on from a checkpoint: new data and a share of the old in every batch, so that it forgets nothing.
+
+    Prints success on old and new families before and after.
+
+    Examples:
+        vla finetune runs/tabletop --data data/lift --replay data/tabletop
+        vla finetune runs/tabletop --data data/lift --replay data/tabletop --new-share 0.3 --output runs/lift
+        accelerate launch scripts/finetune.py runs/tabletop --data data/lift --replay data/tabletop
+    """
+
+    checkpoint: Annotated[str, tyro.conf.Positional]
+    """Folder that training wrote, or the name of a policy on the hub."""
+    data: list[str]
+    """Data sets with the new instructions."""
+    replay: list[str]
+    """Data sets the policy was trained on; give none (--replay alone) to see it forget."""
+    output: str = "runs/finetuned"
+    """Folder of the new run."""
+    new_share: float = 0.5
+    """Share of every batch that comes from the new data; the old gets the rest."""
+    steps: int = 2000
+    """Optimizer steps."""
+    learning_rate: float = 3e-4
+    """Peak learning rate."""
+    time_limit: float | None = None
+    """Minutes after which training ends; the learning rate decays over these or the steps."""
+    seed: int = 0
+    """Of the data order and the noise."""
+    resume: bool = False
+    """Go on from the newest checkpoint in --output."""
+    env: Literal["tabletop"] = "tabletop"
+    """Where success is measured."""
+    episodes: int = 120
+    """Scenes it is measured on, before and after; 0 measures nothing."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    chosen = parse(Arguments, "finetune", arguments)
+    from accelerate import PartialState
+
+    from vla.training.finetune import FinetuneSettings, finetune_config
+    from vla.training.trainer import train
+
+    settings = {key: value for key, value in asdict(chosen).items() if key not in ("resume", "env", "episodes")}
+    config = finetune_config(FinetuneSettings(**settings))
+    # Of several processes one measures and prints; the others wait for it where training begins.
+    measures = chosen.episodes > 0 and PartialState().is_main_process
+    new = _tasks(chosen.data)
+    old = sorted(set(load_policy(chosen.checkpoint).config.tasks or ()) - set(new))
+    before = _success(chosen.checkpoint, [*old, *new], chosen) if measures else {}
+    policy = train(config, chosen.resume)
+    if measures:
+        after = _success(str(policy), [*old, *new], chosen)
+        Console(highlight=False).print(_table(old, new, before, after))
+    if PartialState().is_main_process:
+        print(f"policy {policy}")
+    return 0
+
+
+def _tasks(datasets: Sequence[str]) -> list[str]:
+    return sorted({task for folder in datasets for task in Segments.load(EpisodeDataset(Path(folder))).task})
+
+
+def _success(checkpoint: str, families: list[str], chosen: Arguments) -> dict[str, Rate]:
+    """Of each family, on the same scenes for every checkpoint."""
+    from vla.evaluation.summary import evaluate
+
+    settings = EvaluationConfig(env=chosen.env, episodes=chosen.episodes, families=families)
+    return evaluate(load_policy(checkpoint), settings, prompts=("right",)).families
+
+
+def _table(old: list[str], new: list[str], before: dict[str, Rate], after: dict[str, Rate]) -> Table:
+    table = Table("", "family", "success before", "after")
+    for kind, families in (("old", old), ("new", new)):
+        for family in families:
+            table.add_row(kind, family, str(before[family]), str(after[family]))
+    return table
