@@ -13,6 +13,7 @@ from rich.progress import Progress
 
 from vla.commands import load_policy, parse
 from vla.config import EvaluationConfig
+from vla.envs import load_suite
 from vla.evaluation.report import summary, write_report
 from vla.evaluation.rollout import PROMPTS, Combinations, Prompt
 from vla.evaluation.summary import evaluate
@@ -32,8 +33,8 @@ class Arguments:
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """Folder that training wrote, or the name of a policy on the hub."""
-    out: Path
-    """Folder for evaluation.json, a table, an HTML report and videos."""
+    out: Path | None = None
+    """Folder for evaluation.json, the table, an HTML report and videos; without it, the table is only printed."""
     env: Literal["tabletop"] = "tabletop"
     """Where to act."""
     episodes: int = 120
@@ -65,19 +66,20 @@ def main(arguments: Sequence[str]) -> int:
         num_envs=chosen.num_envs,
         seed=chosen.seed,
     )
-    policy = load_policy(chosen.checkpoint)
+    policy, suite = load_policy(chosen.checkpoint), load_suite(chosen.env)
     console = Console(stderr=True)
     with Progress(console=console) as bar:
         task = bar.add_task("episodes", total=None)
         evaluation = evaluate(
             policy,
+            suite,
             settings,
             prompts=chosen.prompts,
             combinations=chosen.combinations,
             checkpoint=chosen.checkpoint,
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    page = write_report(evaluation, chosen.out)
     Console(highlight=False).print(summary(evaluation))
-    print(f"report {page}")
+    if chosen.out is not None:
+        print(f"report {write_report(evaluation, suite, chosen.out)}")
     return 0

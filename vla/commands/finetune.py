@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -36,8 +36,8 @@ class Arguments:
     """Folder that training wrote, or the name of a policy on the hub."""
     data: list[str]
     """Data sets with the new instructions."""
-    replay: list[str]
-    """Data sets the policy was trained on; give none (--replay alone) to see it forget."""
+    replay: list[str] = field(default_factory=list)
+    """Data sets the policy was trained on; without any it will forget what they taught."""
     output: str = "runs/finetuned"
     """Folder of the new run."""
     new_share: float = 0.5
@@ -87,10 +87,11 @@ def _tasks(datasets: Sequence[str]) -> list[str]:
 
 def _success(checkpoint: str, families: list[str], chosen: Arguments) -> dict[str, Rate]:
     """Of each family, on the same scenes for every checkpoint."""
+    from vla.envs import load_suite
     from vla.evaluation.summary import evaluate
 
     settings = EvaluationConfig(env=chosen.env, episodes=chosen.episodes, families=families)
-    return evaluate(load_policy(checkpoint), settings, prompts=("right",)).families
+    return evaluate(load_policy(checkpoint), load_suite(chosen.env), settings, prompts=("right",)).families
 
 
 def _table(old: list[str], new: list[str], before: dict[str, Rate], after: dict[str, Rate]) -> Table:
