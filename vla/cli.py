@@ -33,7 +33,7 @@ usage: vla [--debug] COMMAND ...
 """
 
 USAGE_ERROR = 2
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
+INTERRUPTED, PIPE_CLOSED = 128 + 2, 128 + 13  # as shells count SIGINT and SIGPIPE
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -42,25 +42,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     debug = bool(os.environ.get("VLA_DEBUG"))
     if arguments[:1] == ["--debug"]:
         debug, arguments = True, arguments[1:]
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(HELP)
-        return 0 if arguments else USAGE_ERROR
-    if arguments[0] == "--version":
-        print(vla.__version__)
-        return 0
-    name, *rest = arguments
-    if name not in COMMANDS:
-        return _unknown(name)
     try:
-        return importlib.import_module(COMMANDS[name][0]).main(rest)
+        return _run(arguments)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:
+        # `vla ... | head` has read enough. What is still buffered must go somewhere when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
     except (ValueError, RuntimeError, OSError) as error:
         if debug or not _is_answer(error):
             raise
-        print(f"vla {name}: {error}", file=sys.stderr)
+        print(f"vla {arguments[0]}: {error}", file=sys.stderr)
         return USAGE_ERROR
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if arguments else USAGE_ERROR
+    name, *rest = arguments
+    if name == "--version":
+        print(vla.__version__)
+        return 0
+    if name not in COMMANDS:
+        return _unknown(name)
+    return importlib.import_module(COMMANDS[name][0]).main(rest)
 
 
 def _unknown(name: str) -> int:
