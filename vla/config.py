@@ -70,7 +70,7 @@ class EncoderConfig(Section):
 class TextConfig(EncoderConfig):
     name: str = "embedded/minilm"
     max_tokens: Positive = 32
-    """Longer instructions are cut, with a warning."""
+    """Instructions are cut after so many."""
 
 
 class VisionConfig(EncoderConfig):

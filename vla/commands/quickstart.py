@@ -9,8 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vla.commands import parse
+from vla.commands import collect, evaluate, infer, parse, train
 
+CONFIG = Path("configs/quickstart.yaml")
+PROMPT_SEED, PROMPT = 7, "put the yellow star beside the red star"
 
 @dataclass
 class Arguments:
@@ -35,21 +37,29 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     settings = parse(Arguments, "quickstart", arguments)
-    console = Console()
-    started = time.monotonic()
+    console, began = Console(), time.monotonic()
+    out, data, policy = settings.output, settings.output / "data", settings.output / "policy"
+
     console.rule("1/4  demonstrations")
-    _run("collect", "--out", settings.output / "data", "--episodes", settings.episodes, "--combinations", "train")
+    collect.main(_words("--out", data, "--episodes", settings.episodes, "--combinations", "train"))
+
     console.rule("2/4  training")
-    if not (settings.output / "policy" / "config.json").exists():
-        _run("train", "--config", CONFIG, "--resume", "--output", settings.output,
-             "--data.datasets", settings.output / "data", "--training.time_limit", settings.minutes)
+    if not (policy / "config.json").exists():
+        train.main(_words("--config", CONFIG, "--resume", "--output", out, "--data.datasets", data,
+                          "--training.time-limit", settings.minutes))
+
     console.rule("3/4  evaluation")
-    if not (settings.output / "evaluation.json").exists():
-        _run("evaluate", settings.output / "policy", "--env", "tabletop", "--out", settings.output,
-             "--episodes", settings.evaluation_episodes)
+    if not (out / "evaluation.json").exists():
+        evaluate.main(_words(policy, "--env", "tabletop", "--out", out, "--episodes", settings.evaluation_episodes))
+
     console.rule("4/4  one prompt")
-    _run("infer", settings.output / "policy", "--env", "tabletop", "--seed", PROMPT_SEED, "--prompt", PROMPT,
-         "--out", settings.output / "prompt")
-    console.print(f"\nDone in {(time.monotonic() - started) / 60:.1f} minutes. Open {settings.output / 'report.html'}, or talk to it:\n"
-                  f"  .venv/bin/vla infer {settings.output / 'policy'} --env tabletop --interactive")
+    infer.main(_words(policy, "--env", "tabletop", "--seed", PROMPT_SEED, "--prompt", PROMPT, "--out", out / "prompt"))
+
+    minutes = (time.monotonic() - began) / 60
+    console.print(f"\nDone in {minutes:.1f} minutes. Open {out / 'report.html'}, or talk to the policy:\n"
+                  f"  .venv/bin/vla infer {policy} --env tabletop --interactive")
     return 0
+
+
+def _words(*arguments: object) -> list[str]:
+    return [str(argument) for argument in arguments]

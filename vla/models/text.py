@@ -5,12 +5,14 @@ Shapes: B batch, L tokens, E encoder channels.
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+GROUP = 16  # instructions encoded at once
+BUCKET = 8  # padded lengths are multiples of this
 
 
 class TextEncoder(nn.Module):
@@ -41,28 +43,40 @@ class TextEncoder(nn.Module):
         """Tokens [B, L, E] float32 and mask [B, L] bool (True where there is a token)."""
         if not self.frozen:
             return self._encode(instructions)
-        for instruction in dict.fromkeys(instructions):
-            if instruction not in self._known:
-                # One at a time: a token must not depend, in the last bit, on what else was encoded with it.
-                with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
-                    self._known[instruction] = self._encode([instruction])[0][0]
+        self.remember(instructions)
         rows = [self._known[instruction] for instruction in instructions]
         tokens = nn.utils.rnn.pad_sequence(rows, batch_first=True)
         lengths = torch.tensor([len(row) for row in rows], device=tokens.device)
         return tokens, torch.arange(tokens.shape[1], device=tokens.device) < lengths[:, None]
 
+    def remember(self, instructions: Iterable[str]) -> None:
+        """Encode what isn't known yet, so that later calls are look-ups. Only for a frozen backbone."""
+        new = [instruction for instruction in dict.fromkeys(instructions) if instruction not in self._known]
+        by_length: dict[int, list[str]] = {}
+        for instruction in new:
+            length = min(len(self.tokenizer(instruction)["input_ids"]), self.max_tokens)
+            by_length.setdefault(-(-length // BUCKET) * BUCKET, []).append(instruction)
+        for length, members in by_length.items():
+            for start in range(0, len(members), GROUP):
+                self._remember_group(members[start : start + GROUP], length)
+
+    def _remember_group(self, instructions: list[str], length: int) -> None:
+        # Batches of one shape: a token must not depend, in its last bit, on what else happens to be encoded with it.
+        filled = instructions + [""] * (GROUP - len(instructions))
+        with torch.no_grad(), torch.autocast(self._device.type, enabled=False):
+            hidden, mask = self._encode(filled, length)
+        for instruction, tokens, present in zip(instructions, hidden, mask, strict=False):
+            self._known[instruction] = tokens[present].clone()
+
     @property
     def _device(self) -> torch.device:
         return next(self.backbone.parameters()).device
 
-    def _encode(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
-        tokens = self.tokenizer(list(instructions), padding=True, return_tensors="pt")
-        if tokens["input_ids"].shape[1] > self.max_tokens:
-            longest = max(instructions, key=len)
-            warnings.warn(f"instruction cut after {self.max_tokens} tokens: {longest!r}", stacklevel=4)
-            tokens = self.tokenizer(
-                list(instructions), padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt"
-            )
-        tokens = tokens.to(self._device)
+    def _encode(self, instructions: Sequence[str], length: int | None = None) -> tuple[Tensor, Tensor]:
+        """Hidden states [B, L, E] and mask [B, L], padded to `length` or to the longest."""
+        tokens = self.tokenizer(
+            list(instructions), padding="max_length" if length else True, truncation=True,
+            max_length=length or self.max_tokens, return_tensors="pt",
+        ).to(self._device)
         hidden = self.backbone(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
         return hidden, tokens["attention_mask"].bool()

@@ -222,12 +222,13 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Success in the simulator, logged; other processes wait."""
-        from vla.evaluation import evaluate
+        from vla.envs import load_suite
+        from vla.evaluation.summary import evaluate
 
         if self.accelerator.is_main_process:
             with self.averaged() as policy:
                 policy.eval()
-                result = evaluate(policy, self.config.evaluation, prompts=("right",))
+                result = evaluate(policy, load_suite(self.config.evaluation.env), self.config.evaluation, prompts=("right",))
             self.accelerator.log({"success": result.success.mean, **{f"success/{k}": v.mean for k, v in result.families.items()}},
                                  step=self.step)
         self.accelerator.wait_for_everyone()

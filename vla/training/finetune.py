@@ -1,0 +1,55 @@
+"""Fine-tuning on new instructions: the same training loop with a starting point, and a share of the old data as replay."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla.config import Config, ConfigError, DataConfig, EvaluationConfig, TrainingConfig
+from vla.models.policy import VLAPolicy
+
+
+@dataclass
+class FinetuneSettings:
+    """What is taught, from which checkpoint, and what must not be forgotten."""
+
+    checkpoint: str
+    """Folder or hub name of the policy to start from."""
+    data: list[str]
+    """Data sets with the new instructions."""
+    output: str
+    """Folder of the new run."""
+    replay: list[str]
+    """Data sets the policy was trained on; none risks forgetting."""
+    new_share: float = 0.5
+    """Share of every batch that comes from the new data; the replay gets the rest."""
+    steps: int = 2000
+    learning_rate: float = 3e-4
+    time_limit: float | None = None
+    """Minutes."""
+    seed: int = 0
+
+
+def finetune_config(settings: FinetuneSettings) -> Config:
+    """The run's configuration: the checkpoint's own model, new and old data with their shares.
+
+    Raises:
+        ConfigError: a share outside (0, 1).
+    """
+    if not 0 < settings.new_share < 1:
+        raise ConfigError(f"new_share is {settings.new_share}; give the share of the batch for new data, between 0 and 1")
+    shares = None
+    if settings.replay:
+        new, old = settings.new_share, 1 - settings.new_share
+        shares = [new / len(settings.data)] * len(settings.data) + [old / len(settings.replay)] * len(settings.replay)
+    return Config(
+        data=DataConfig(datasets=[*settings.data, *settings.replay], dataset_shares=shares),
+        model=VLAPolicy.from_pretrained(settings.checkpoint).config.model,
+        training=TrainingConfig(
+            steps=settings.steps, learning_rate=settings.learning_rate, time_limit=settings.time_limit, seed=settings.seed,
+            warmup=min(100, settings.steps // 10),
+        ),
+        evaluation=EvaluationConfig(),
+        init_from=settings.checkpoint,
+        output=settings.output,
+    )
