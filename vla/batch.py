@@ -1,7 +1,7 @@
 """The contract between data and model: what a policy sees, and what it learns from.
 
-Shapes: B batch, T history, N image tokens (all cameras), C encoder channels, H horizon, K noise samples, A action, S state, W waypoints,
-Y X pixels.
+Shapes: B batch, T history, F flat image features (all cameras), H horizon, K noise samples, A action, S state,
+W waypoints, Y X pixels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ class Observation:
     state: Tensor  # [B, T, S] float32, robot units
     instruction: list[str]  # B strings; "" withholds the instruction
     images: dict[str, Tensor] = field(default_factory=dict)  # camera -> [B, T, Y, X, 3] uint8
-    features: Tensor | None = None  # [B, T, N, C] float16
+    features: Tensor | None = None  # [B, T, F] float16
     history_valid: Tensor | None = None  # [B, T] bool; False before the episode's first frame
 
     def to(self, device: torch.device) -> Observation:

@@ -6,8 +6,9 @@ F flat image features, Y X pixels, N segments.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
+
+Reader = Callable[[np.ndarray], np.ndarray]  # [n] frames -> [n, ...]
 
 
 @dataclass
@@ -146,25 +149,29 @@ class BatchSource:
     def _pixels(self, dataset: np.ndarray, frames: np.ndarray) -> dict:
         """`features` or `images` of an Observation for `frames` [b, T]."""
         if self._caches is not None:
-            return {"features": torch.from_numpy(self._per_dataset(dataset, frames, lambda n, f: self._caches[n].read(f)))}
-        cameras = self.data.datasets[0].cameras
-        images = {name: self._per_dataset(dataset, frames, lambda n, f, name=name: self.data.datasets[n].frames(name, f))
-                  for name in cameras}
-        return {"images": {name: torch.from_numpy(values) for name, values in images.items()}}
+            readers = [cache.read for cache in self._caches]
+            return {"features": torch.from_numpy(_read(readers, dataset, frames))}
+        images = {}
+        for camera in self.data.datasets[0].cameras:
+            readers = [partial(data.frames, camera) for data in self.data.datasets]
+            images[camera] = torch.from_numpy(_read(readers, dataset, frames))
+        return {"images": images}
 
     def _gather(self, dataset: np.ndarray, frames: np.ndarray, column: str) -> np.ndarray:
-        return self._per_dataset(dataset, frames, lambda n, f: getattr(self.data.datasets[n], column)(f)).astype(np.float32)
+        readers = [getattr(data, column) for data in self.data.datasets]
+        return _read(readers, dataset, frames).astype(np.float32)
 
-    def _per_dataset(self, dataset: np.ndarray, frames: np.ndarray, read) -> np.ndarray:  # noqa: ANN001
-        """`read(data set, [n] frames) -> [n, ...]` for `frames` [b, m] of mixed data sets -> [b, m, ...]."""
-        out = None
-        for number in np.unique(dataset):
-            rows = np.flatnonzero(dataset == number)
-            values = read(int(number), frames[rows].reshape(-1))
-            if out is None:
-                out = np.empty((*frames.shape, *values.shape[1:]), dtype=values.dtype)
-            out[rows] = values.reshape(len(rows), frames.shape[1], *values.shape[1:])
-        return out
+
+def _read(readers: Sequence[Reader], dataset: np.ndarray, frames: np.ndarray) -> np.ndarray:
+    """`frames` [b, m] of data sets `dataset` [b], each read by its own reader -> [b, m, ...]."""
+    parts, rows = [], []
+    for number in np.unique(dataset):
+        here = np.flatnonzero(dataset == number)
+        values = readers[number](frames[here].reshape(-1))
+        parts.append(values.reshape(len(here), frames.shape[1], *values.shape[1:]))
+        rows.append(here)
+    # Back into the order that was asked for.
+    return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
 
 
 def _strata(segments: Segments, key: str, by_dataset: bool) -> tuple[list[str], np.ndarray]:

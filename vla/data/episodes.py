@@ -27,6 +27,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from vla.cache import cache_dir
 from vla.data.errors import DatasetError
 from vla.data.layout import (
     ACTION,
@@ -302,11 +303,6 @@ def describe(dataset: EpisodeDataset) -> dict[str, Any]:
         "state_dim": dataset.state_dim,
         "action_dim": dataset.action_dim,
     }
-
-
-def cache_dir() -> Path:
-    """Where unpacked columns live: `$VLA_CACHE`, by default `~/.cache/vla`."""
-    return Path(os.environ.get("VLA_CACHE", Path.home() / ".cache" / "vla"))
 
 
 def read_parquet(path: Path) -> pq.ParquetFile:

@@ -11,6 +11,8 @@ Shapes: B batch, K noise samples, H horizon, A action, M context tokens, D width
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from einops import rearrange, repeat
@@ -24,6 +26,8 @@ PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "sample", "velocity": "v_pre
 
 
 class DiffusionHead(nn.Module):
+    alphas: Tensor  # [train_steps]
+
     def __init__(self, config: ModelConfig, action_dim: int) -> None:
         super().__init__()
         self.config = config.diffusion
@@ -31,16 +35,19 @@ class DiffusionHead(nn.Module):
         self.patch = config.actions_per_token
         self.action_in = nn.Linear(self.patch * action_dim, config.width)
         self.position = nn.Parameter(torch.randn(config.horizon // self.patch, config.width) * 0.02)
-        self.time = nn.Sequential(nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width))
-        self.blocks = nn.ModuleList(HeadBlock(config) for _ in range(config.head_layers))
+        self.time = nn.Sequential(
+            nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
+        )
+        blocks = [HeadBlock(config) for _ in range(config.head_layers)]
+        self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
         self.modulation = nn.Linear(config.width, 2 * config.width)
         self.action_out = nn.Linear(config.width, self.patch * action_dim)
-        for layer in (self.modulation, self.action_out, *(block.modulation for block in self.blocks)):
+        for layer in (self.modulation, self.action_out, *(block.modulation for block in blocks)):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         # Alpha-bar of the discrete diffusion; unused by flow matching.
-        noise_schedule = DDPMScheduler(self.config.train_steps, beta_schedule="squaredcos_cap_v2")
+        noise_schedule: Any = DDPMScheduler(self.config.train_steps, beta_schedule="squaredcos_cap_v2")
         self.register_buffer("alphas", noise_schedule.alphas_cumprod, persistent=False)
 
     def loss(self, context: Context, action: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -66,10 +73,13 @@ class DiffusionHead(nn.Module):
         return (predicted - target).square().mean(dim=1)
 
     @torch.no_grad()
-    def sample(self, context: Context, noise: Tensor, unconditional: Context | None = None, guidance: float = 1.0) -> Tensor:
+    def sample(
+        self, context: Context, noise: Tensor, unconditional: Context | None = None, guidance: float = 1.0
+    ) -> Tensor:
         """Chunks [B, H, A], normalised, from `noise` [B, H, A].
 
-        With `guidance` w != 1, predictions are `u + w (c - u)` of the conditional c and unconditional u (Ho & Salimans 2022).
+        With `guidance` w != 1, predictions are `u + w (c - u)` of the conditional c and unconditional u (Ho & Salimans
+        2022).
         """
         scheduler = inference_scheduler(self.config)
         scheduler.set_timesteps(self.config.inference_steps, device=noise.device)
@@ -142,8 +152,8 @@ class HeadBlock(nn.Module):
         return tokens + think_gate * self.think(think_in(tokens))
 
 
-def inference_scheduler(config: DiffusionConfig):  # noqa: ANN201 - diffusers' schedulers share no useful base class
-    """The diffusers solver that `config` names."""
+def inference_scheduler(config: DiffusionConfig) -> Any:
+    """The diffusers solver that `config` names; diffusers' schedulers share no useful base class."""
     if config.sampler == "euler":
         return FlowMatchEulerDiscreteScheduler(config.train_steps)
     scheduler = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}[config.sampler]

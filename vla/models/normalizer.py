@@ -9,6 +9,11 @@ from torch import Tensor, nn
 class Normalizer(nn.Module):
     """`(x - offset) / scale` for one feature; also remembers the range that the data covered."""
 
+    offset: Tensor  # [size]
+    scale: Tensor  # [size]
+    low: Tensor  # [size]
+    high: Tensor  # [size]
+
     def __init__(self, size: int) -> None:
         super().__init__()
         self.register_buffer("offset", torch.zeros(size))

@@ -1,8 +1,8 @@
 """Raw observations, as a robot or a simulator gives them, checked and stacked into an `Observation`.
 
-A raw observation is a dict with LeRobot's keys: `observation.state` [S] and, for every camera the policy was trained with,
-`observation.images.<name>` uint8 [Y, X, 3]. A policy with a history of T observations takes [T, S] and [T, Y, X, 3] instead,
-oldest first; a single observation then stands for an episode's start.
+A raw observation is a dict with LeRobot's keys: `observation.state` [S] and, for every camera the policy was trained
+with, `observation.images.<name>` uint8 [Y, X, 3]. A policy with a history of T observations takes [T, S] and
+[T, Y, X, 3] instead, oldest first; a single observation then stands for an episode's start.
 
 Shapes: B batch, T history, S state, Y X pixels.
 """
@@ -41,7 +41,8 @@ def stack(observations: Sequence[RawObservation], instructions: Sequence[str], *
     for instruction in instructions:
         if not isinstance(instruction, str):
             raise ObservationError(f"instruction: expected a string, got {type(instruction).__name__}")
-    states, valid = zip(*(_with_history(_state(raw, state_dim), 1, history, STATE) for raw in observations), strict=True)
+    pairs = [_with_history(_state(raw, state_dim), 1, history, STATE) for raw in observations]
+    states, valid = zip(*pairs, strict=True)
     images = {
         name: torch.from_numpy(np.stack([
             _with_history(_image(raw, name, size), 3, history, IMAGES + name)[0] for raw in observations
@@ -63,7 +64,8 @@ def _state(raw: RawObservation, size: int) -> np.ndarray:
         raise ObservationError(f"{STATE}: shape {state.shape}, but the policy was trained with {size} components")
     bad = np.flatnonzero(~np.isfinite(state).reshape(-1, size).all(axis=0))
     if len(bad):
-        raise ObservationError(f"{STATE}: component {bad[0]} is {state[..., bad[0]]}; check the sensor before acting on it")
+        values = state[..., bad[0]]
+        raise ObservationError(f"{STATE}: component {bad[0]} is {values}; check the sensor before acting on it")
     return state
 
 
@@ -73,8 +75,10 @@ def _image(raw: RawObservation, name: str, size: Sequence[int]) -> np.ndarray:
     image = np.asarray(_field(raw, key))
     expected = (*size, 3)
     if image.ndim not in (3, 4) or image.shape[-3:] != expected:
-        raise ObservationError(f"{key}: shape {image.shape}, but the policy was trained on {expected} (height, width, RGB); "
-                               "resize the image before calling the policy")
+        raise ObservationError(
+            f"{key}: shape {image.shape}, but the policy was trained on {expected} (height, width, RGB); "
+            "resize the image before calling the policy"
+        )
     if image.dtype != np.uint8:
         raise ObservationError(f"{key}: type {image.dtype}, expected uint8 with values 0..255")
     return image
@@ -90,7 +94,9 @@ def _with_history(value: np.ndarray, ndim: int, history: int, key: str) -> tuple
     """`value` as [T, ...] and which of the T exist; what came before the first observation repeats it."""
     steps = value if value.ndim > ndim else value[None]
     if len(steps) > history:
-        raise ObservationError(f"{key}: {len(steps)} observations, but the policy was trained with a history of {history}")
+        raise ObservationError(
+            f"{key}: {len(steps)} observations, but the policy was trained with a history of {history}"
+        )
     missing = history - len(steps)
     padded = np.concatenate([np.repeat(steps[:1], missing, axis=0), steps])
     return padded, np.arange(history) >= missing

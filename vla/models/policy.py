@@ -1,12 +1,15 @@
 """The policy: pretrained encoders, context reader and diffusion head as one self-contained transformers model.
 
-Shapes: B batch, T history, H horizon, A action, S state, K noise samples, F flat image features, W waypoints, Y X pixels.
+Shapes: B batch, T history, H horizon, A action, S state, K noise samples, F flat image features, W waypoints,
+Y X pixels.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import field
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +39,19 @@ class VLAConfig(PreTrainedConfig):
 
     model_type = "vla"
 
-    architecture: dict[str, Any] | None = None  # ModelConfig as plain data
-    text_backbone: dict[str, Any] | None = None  # the text encoder's own transformers config
-    vision_backbone: dict[str, Any] | None = None
-    image_mean: list[float] | None = None
-    image_std: list[float] | None = None
-    cameras: dict[str, list[int]] | None = None  # name -> [height, width], pixels, in the order the model reads them
-    state_dim: int | None = None
-    action_dim: int | None = None
-    fps: float | None = None
-    robot_type: str | None = None
-    tasks: list[str] | None = None  # strata the policy was trained on
-    instructions: list[str] | None = None  # examples of instructions it was trained on
+    # Defaults only because transformers builds an empty configuration to compare with.
+    architecture: dict[str, Any] = field(default_factory=dict)  # ModelConfig as plain data
+    text_backbone: dict[str, Any] = field(default_factory=dict)  # the text encoder's own transformers config
+    vision_backbone: dict[str, Any] = field(default_factory=dict)
+    image_mean: list[float] = field(default_factory=list)
+    image_std: list[float] = field(default_factory=list)
+    cameras: dict[str, list[int]] = field(default_factory=dict)  # name -> [height, width], in the model's order
+    state_dim: int = 0
+    action_dim: int = 0
+    fps: float = 0
+    robot_type: str = ""
+    tasks: list[str] = field(default_factory=list)  # the policy was trained on
+    instructions: list[str] = field(default_factory=list)  # examples of those it was trained on
 
     @property
     def model(self) -> ModelConfig:
@@ -67,11 +71,13 @@ class VLAPolicy(PreTrainedModel):
     def __init__(self, config: VLAConfig) -> None:
         super().__init__(config)
         model = config.model
-        text_config = dict(config.text_backbone)  # type: ignore[arg-type]
-        vision_config = dict(config.vision_backbone)  # type: ignore[arg-type]
-        self.text = TextEncoder(_bare(text_config), None, model.text.max_tokens)
+        self.text = TextEncoder(_bare(config.text_backbone), model.text.max_tokens)
         self.vision = VisionEncoder(
-            _bare(vision_config), model.vision.taps, config.image_mean, config.image_std, model.vision.image_size
+            _bare(config.vision_backbone),
+            model.vision.taps,
+            config.image_mean,
+            config.image_std,
+            model.vision.image_size,
         )
         grids = {camera: self.vision.grids(*size) for camera, size in config.cameras.items()}
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
@@ -87,8 +93,18 @@ class VLAPolicy(PreTrainedModel):
     # ---- building, saving, loading
 
     @classmethod
-    def build(cls, model: ModelConfig, *, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, fps: float,
-              robot_type: str = "", tasks: Sequence[str] = (), instructions: Sequence[str] = ()) -> VLAPolicy:
+    def build(
+        cls,
+        model: ModelConfig,
+        *,
+        cameras: Mapping[str, Sequence[int]],
+        state_dim: int,
+        action_dim: int,
+        fps: float,
+        robot_type: str = "",
+        tasks: Sequence[str] = (),
+        instructions: Sequence[str] = (),
+    ) -> VLAPolicy:
         """A new policy with pretrained encoders and a fresh reader and head.
 
         Raises:
@@ -111,13 +127,13 @@ class VLAPolicy(PreTrainedModel):
         policy._freeze()
         return policy
 
-    def save_pretrained(self, save_directory: str | Path, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, **kwargs)
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        super().save_pretrained(save_directory, *args, **kwargs)
         self.text.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> VLAPolicy:
-        """Load a folder that `save_pretrained` wrote, a training checkpoint that contains one, or a hub repository of one.
+    def from_pretrained(cls, path: str | Path) -> VLAPolicy:  # type: ignore[override]
+        """Load a folder that `save_pretrained` wrote, a training checkpoint or run with one, or a hub repository.
 
         Raises:
             FileNotFoundError: no checkpoint there. ValueError: not a checkpoint of this project.
@@ -126,10 +142,12 @@ class VLAPolicy(PreTrainedModel):
         if (folder / "policy").is_dir():
             folder = folder / "policy"
         if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder}: no config.json here; give a folder that `vla train` or save_pretrained wrote")
+            raise FileNotFoundError(
+                f"{folder}: no config.json here; give a folder that `vla train` or save_pretrained wrote"
+            )
         if json.loads((folder / "config.json").read_text()).get("model_type") != VLAConfig.model_type:
             raise ValueError(f"{folder / 'config.json'}: model_type is not 'vla'; not a checkpoint of this project")
-        # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constant buffers.
+        # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constants.
         policy = cls(VLAConfig.from_pretrained(folder))
         load_model(policy, folder / "model.safetensors")
         policy.text.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
@@ -198,11 +216,18 @@ class VLAPolicy(PreTrainedModel):
         """
         return self.act_batch([observation], [instruction], [seed], guidance)[0]
 
-    def act_batch(self, observations: Sequence[RawObservation], instructions: Sequence[str], seeds: Sequence[int],
-                  guidance: float = 1.0) -> np.ndarray:
+    def act_batch(
+        self,
+        observations: Sequence[RawObservation],
+        instructions: Sequence[str],
+        seeds: Sequence[int],
+        guidance: float = 1.0,
+    ) -> np.ndarray:
         """`act` for B robots at once: float32 [B, H, A]."""
         config, model = self.config, self.config.model
-        stacked = stack(observations, instructions, cameras=config.cameras, state_dim=config.state_dim, history=model.history)
+        stacked = stack(
+            observations, instructions, cameras=config.cameras, state_dim=config.state_dim, history=model.history
+        )
         shape = (model.horizon, config.action_dim)
         noise = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
         return self.sample(stacked.to(self.device), torch.from_numpy(noise).to(self.device), guidance).cpu().numpy()
@@ -210,9 +235,10 @@ class VLAPolicy(PreTrainedModel):
     def check_layout(self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int) -> None:
         """Raises ObservationError unless data or a robot of this layout fits the policy."""
         theirs = {"cameras": {k: list(v) for k, v in cameras.items()}, "state_dim": state_dim, "action_dim": action_dim}
-        for field, value in theirs.items():
-            if value != getattr(self.config, field):
-                raise ObservationError(f"{field}: is {value}, but the policy was trained with {getattr(self.config, field)}")
+        for name, value in theirs.items():
+            ours = getattr(self.config, name)
+            if value != ours:
+                raise ObservationError(f"{name}: is {value}, but the policy was trained with {ours}")
 
     @torch.no_grad()
     def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0) -> Tensor:

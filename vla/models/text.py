@@ -1,4 +1,4 @@
-"""Instruction tokens from any pretrained text model: every token, not a pooled vector, so that attention can pick words.
+"""Instruction tokens from any pretrained text model: every token, no pooled vector, so that attention can pick words.
 
 Shapes: B batch, L tokens, E encoder channels.
 """
@@ -6,6 +6,7 @@ Shapes: B batch, L tokens, E encoder channels.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,10 +19,11 @@ BUCKET = 8  # padded lengths are multiples of this
 class TextEncoder(nn.Module):
     """Wraps a backbone and its tokenizer; a frozen backbone encodes each distinct instruction once."""
 
-    def __init__(self, backbone: nn.Module, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> None:
+    tokenizer: PreTrainedTokenizerBase  # assigned by whoever builds or loads: it is files, not weights
+
+    def __init__(self, backbone: nn.Module, max_tokens: int) -> None:
         super().__init__()
         self.backbone: nn.Module = getattr(backbone, "text_model", backbone)
-        self.tokenizer = tokenizer
         self.max_tokens = max_tokens
         self._known: dict[str, Tensor] = {}  # instruction -> [l, E]
 
@@ -37,7 +39,8 @@ class TextEncoder(nn.Module):
 
     @property
     def channels(self) -> int:
-        return self.backbone.config.hidden_size  # type: ignore[union-attr,return-value]
+        config: Any = self.backbone.config
+        return config.hidden_size
 
     def forward(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens [B, L, E] float32 and mask [B, L] bool (True where there is a token)."""

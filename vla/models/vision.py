@@ -9,6 +9,7 @@ import copy
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -36,14 +37,23 @@ class Grid:
 class VisionEncoder(nn.Module):
     """Wraps a backbone; `encode` gives compact flat features (what the cache stores), `grid` brings them to one grid.
 
-    Features are rounded to float16 whether they come from the cache or not, and a frozen backbone always sees batches of
-    `GROUP` images: the cache can't change a number.
+    Features are rounded to float16 whether they come from the cache or not, and a frozen backbone always sees batches
+    of `GROUP` images: the cache can't change a number.
     """
 
     GROUP = 16
 
-    def __init__(self, backbone: nn.Module, taps: Sequence[int] | None, mean: Sequence[float], std: Sequence[float],
-                 image_size: int | None) -> None:
+    mean: Tensor  # [3, 1, 1]
+    std: Tensor  # [3, 1, 1]
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        taps: Sequence[int] | None,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int | None,
+    ) -> None:
         """
         Args:
             backbone: image model of transformers; of a two-tower model the vision tower is used.
@@ -105,7 +115,10 @@ class VisionEncoder(nn.Module):
         if self.image_size is not None:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        hidden = [backbone(pixel_values=pixels).last_hidden_state] if self.taps is None else _tap(backbone, pixels, self.taps)
+        if self.taps is None:
+            hidden = [backbone(pixel_values=pixels).last_hidden_state]
+        else:
+            hidden = _tap(backbone, pixels, self.taps)
         return [_as_grid(output, backbone, pixels.shape[-2:]) for output in hidden]
 
 
@@ -113,8 +126,11 @@ def to_grid(features: Tensor, grids: Sequence[Grid]) -> Tensor:
     """Flat features [B, F] -> [B, C, h, w]: every tap resampled to the finest grid, channels concatenated."""
     height, width = max((grid.height, grid.width) for grid in grids)
     parts = features.split([grid.size for grid in grids], dim=1)
-    maps = [part.unflatten(1, (grid.channels, grid.height, grid.width)) for part, grid in zip(parts, grids, strict=True)]
-    return torch.cat([_resample(m, height, width) for m in maps], dim=1)
+    maps = [
+        _resample(part.unflatten(1, (grid.channels, grid.height, grid.width)), height, width)
+        for part, grid in zip(parts, grids, strict=True)
+    ]
+    return torch.cat(maps, dim=1)
 
 
 def _resample(features: Tensor, height: int, width: int) -> Tensor:
@@ -160,7 +176,8 @@ def _as_grid(hidden: Tensor, backbone: nn.Module, pixels: Sequence[int]) -> Tens
     """Patch tokens [B, n, C] -> [B, C, h, w]; class and register tokens come first and are dropped."""
     if hidden.ndim == 4:
         return hidden
-    patch = backbone.config.patch_size  # type: ignore[union-attr]
+    config: Any = backbone.config
+    patch = config.patch_size
     height, width = pixels[0] // patch, pixels[1] // patch
     return rearrange(hidden[:, -height * width :], "b (h w) c -> b c h w", h=height)
 
@@ -177,8 +194,8 @@ def _fuse(backbone: nn.Module) -> nn.Module:
     fused = copy.deepcopy(backbone).eval()
     for module in list(fused.modules()):
         children = list(module.named_children())
-        for (name, first), (norm_name, second) in zip(children, children[1:], strict=False):
+        for (name, first), (norm_name, second) in pairwise(children):
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, norm_name, nn.Identity())
-    return fused.to(memory_format=torch.channels_last)
+    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -46,7 +46,7 @@ def save_checkpoint(run: Path, state: TrainingState, save_policy: Any, keep: int
         save_policy: called with the folder to fill with the policy.
 
     Raises:
-        CheckpointError: the disk is full or not writable. Older checkpoints are untouched and nothing half-written stays.
+        CheckpointError: the disk is full or not writable. Older checkpoints are untouched, nothing half-written stays.
     """
     final = run / f"step-{state.step:06d}"
     temporary = run / f".writing-{state.step:06d}"

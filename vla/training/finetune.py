@@ -1,9 +1,8 @@
-"""Fine-tuning on new instructions: the same training loop with a starting point, and a share of the old data as replay."""
+"""Fine-tuning on new instructions: the same training loop with a starting point, and some of the old data as replay."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from vla.config import Config, ConfigError, DataConfig, EvaluationConfig, TrainingConfig
 from vla.models.policy import VLAPolicy
@@ -37,7 +36,9 @@ def finetune_config(settings: FinetuneSettings) -> Config:
         ConfigError: a share outside (0, 1).
     """
     if not 0 < settings.new_share < 1:
-        raise ConfigError(f"new_share is {settings.new_share}; give the share of the batch for new data, between 0 and 1")
+        raise ConfigError(
+            f"new_share is {settings.new_share}; give the share of the batch for new data, between 0 and 1"
+        )
     shares = None
     if settings.replay:
         new, old = settings.new_share, 1 - settings.new_share
@@ -46,7 +47,10 @@ def finetune_config(settings: FinetuneSettings) -> Config:
         data=DataConfig(datasets=[*settings.data, *settings.replay], dataset_shares=shares),
         model=VLAPolicy.from_pretrained(settings.checkpoint).config.model,
         training=TrainingConfig(
-            steps=settings.steps, learning_rate=settings.learning_rate, time_limit=settings.time_limit, seed=settings.seed,
+            steps=settings.steps,
+            learning_rate=settings.learning_rate,
+            time_limit=settings.time_limit,
+            seed=settings.seed,
             warmup=min(100, settings.steps // 10),
         ),
         evaluation=EvaluationConfig(),

@@ -60,14 +60,13 @@ def optimizer_tensors(model: nn.Module, optimizer: Optimizer) -> dict[str, Tenso
 
 def restore_optimizer(model: nn.Module, optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
     """Inverse of `optimizer_tensors`."""
+    parameters = trainable(model)
     states: dict[str, dict[str, Any]] = {}
     for name, value in tensors.items():
-        parameter, key = name.split("|")
-        states.setdefault(parameter, {})[key] = value
-    for name, parameter in trainable(model).items():
-        optimizer.state[parameter] = {
-            key: value.clone() if key == "step" else value.to(parameter.device, copy=True) for key, value in states[name].items()
-        }
+        owner, key = name.split("|")
+        states.setdefault(owner, {})[key] = value.to(parameters[owner].device, copy=True)
+    for owner, state in states.items():
+        optimizer.state[parameters[owner]] = state
 
 
 def gradient_norm(model: nn.Module, clip: float) -> Tensor:

@@ -1,7 +1,8 @@
 """The training loop: `accelerate launch scripts/train.py --config ...`, or `vla train`.
 
-Data, noise and order are pure functions of (seed, step), the learning rate of the step, and dropout is seeded every step.
-What a checkpoint must carry is therefore only weights, optimizer moments and the step, and a run continues bit for bit.
+Data, noise and order are pure functions of (seed, step), the learning rate of the step, and dropout is seeded every
+step. What a checkpoint must carry is therefore only weights, optimizer moments and the step, and a run continues bit
+for bit. One process or several (DDP) on CPU or GPU; FSDP is untested.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +21,24 @@ import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast
 from diffusers.training_utils import EMAModel
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from torch import Tensor
 
 from vla.batch import Batch
+from vla.cache import cache_dir
 from vla.config import Config
 from vla.data.batches import BatchSource, TrainingData, load_training_data
 from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
 from vla.models.policy import VLAPolicy
-from vla.models.pretrained import cache_dir
 from vla.training.checkpoint import CheckpointError, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
 from vla.training.optim import (
     build_optimizer,
@@ -40,7 +50,14 @@ from vla.training.optim import (
 )
 
 # Settings that may change when a run is continued: none of them touches what is learnt.
-FREE_TO_CHANGE = ("output", "evaluation", "training.log_every", "training.checkpoint_every", "training.keep_checkpoints")
+FREE_TO_CHANGE = (
+    "output",
+    "evaluation",
+    "data.cache_features",
+    "training.log_every",
+    "training.checkpoint_every",
+    "training.keep_checkpoints",
+)
 
 
 class TrainingError(RuntimeError):
@@ -51,13 +68,17 @@ def train(config: Config, resume: bool = False) -> Path:
     """Train as `config` says; returns the folder of the finished policy.
 
     Raises:
-        CheckpointError: the output holds another run, or the checkpoint to continue from is damaged or of other settings.
+        CheckpointError: the output holds another run, or the checkpoint to continue from is damaged or of other
+            settings.
         TrainingError: the loss is not finite.
     """
     run = Path(config.output)
     start = _starting_point(run, config, resume)
     accelerator = Accelerator(
-        mixed_precision=config.training.precision, log_with="tensorboard", project_dir=run, cpu=not torch.cuda.is_available()
+        mixed_precision=config.training.precision,
+        log_with="tensorboard",
+        project_dir=run,
+        cpu=not torch.cuda.is_available(),
     )
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
@@ -84,8 +105,8 @@ class Trainer:
         self.step = 0
         self._elapsed = 0.0
         self._began = time.monotonic()
-        # Optimizer first: parameters keep their identity through DDP. No scheduler and no loader is prepared: accelerate
-        # would step the one and shard the other by its own rules.
+        # Optimizer first: parameters keep their identity through DDP. No scheduler and no loader is prepared:
+        # accelerate would step the one and shard the other by its own rules.
         self.optimizer = build_optimizer(policy, config.training)
         forward = torch.compile(policy) if config.training.compile else policy
         self.model, self.optimizer = accelerator.prepare(forward, self.optimizer)
@@ -117,16 +138,20 @@ class Trainer:
         self.accelerator.end_training()
 
     def _optimize(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One optimizer step; returns (stratum, loss sum, count) of every observation of this process, and gradient norm."""
+        """One optimizer step.
+
+        Returns:
+            Stratum, loss sum and count of every observation of this process [b], and the gradient's norm.
+        """
         self.model.train()
         valid = self.source.valid_count(self.step)
         parts = []
         for number, batch in enumerate(micro_batches):
-            torch.manual_seed(hash((self.config.training.seed, self.step, number, self.accelerator.process_index)) % 2**63)
+            seed_dropout(self.config.training.seed, self.step, number, self.accelerator.process_index)
             last = number == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():
                 sums, counts = self.model(batch.to(self.accelerator.device))
-                # Divided by the global count before DDP averages over processes, so that every component weighs the same.
+                # Divided by the global count before DDP averages over processes: every component weighs the same.
                 loss = sums.sum() / valid * self.accelerator.num_processes
                 self.accelerator.backward(loss)
             parts.append((batch.stratum.to(sums.device), sums.detach(), counts))
@@ -134,8 +159,8 @@ class Trainer:
         norm = gradient_norm(self.policy, self.config.training.clip)
         if not torch.isfinite(norm) and self.config.training.precision != "fp16":
             raise TrainingError(
-                f"step {self.step}: the gradient is not finite, so the weights were left as they are. The last checkpoint is "
-                f"whole; lower training.learning_rate or check the data with `vla validate`."
+                f"step {self.step}: the gradient is not finite, so the weights were left as they are. "
+                "The last checkpoint is whole; lower training.learning_rate or check the data with `vla validate`."
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -175,15 +200,20 @@ class Trainer:
     def checkpoint(self) -> None:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            save_checkpoint(Path(self.config.output) / "checkpoints", self.state(), self._save_policy,
-                            self.config.training.keep_checkpoints)
+            save_checkpoint(
+                Path(self.config.output) / "checkpoints",
+                self.state(),
+                self._save_policy,
+                self.config.training.keep_checkpoints,
+            )
         self.accelerator.wait_for_everyone()
 
     def state(self) -> TrainingState:
         names = list(trainable(self.policy))
         tensors = {f"raw/{name}": parameter.detach() for name, parameter in trainable(self.policy).items()}
         tensors |= {f"average/{name}": value for name, value in zip(names, self.average.shadow_params, strict=True)}
-        tensors |= {f"optimizer/{name}": value for name, value in optimizer_tensors(self.policy, self.optimizer).items()}
+        moments = optimizer_tensors(self.policy, self.optimizer)
+        tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
         settings = {"config": self.config.model_dump(mode="json"), "average_step": self.average.optimization_step}
         if self.accelerator.scaler is not None:
             settings["scaler"] = self.accelerator.scaler.state_dict()
@@ -191,11 +221,13 @@ class Trainer:
 
     def restore(self, state: TrainingState) -> None:
         def part(prefix: str) -> dict[str, Tensor]:
-            return {name.removeprefix(prefix): value for name, value in state.tensors.items() if name.startswith(prefix)}
+            names = [name for name in state.tensors if name.startswith(prefix)]
+            return {name.removeprefix(prefix): state.tensors[name] for name in names}
 
         raw, average = part("raw/"), part("average/")
+        parameters = trainable(self.policy)
         with torch.no_grad():
-            for (name, parameter), shadow in zip(trainable(self.policy).items(), self.average.shadow_params, strict=True):
+            for (name, parameter), shadow in zip(parameters.items(), self.average.shadow_params, strict=True):
                 parameter.copy_(raw[name])
                 shadow.copy_(average[name])
         restore_optimizer(self.policy, self.optimizer, part("optimizer/"))
@@ -225,12 +257,13 @@ class Trainer:
         from vla.envs import load_suite
         from vla.evaluation.summary import evaluate
 
-        if self.accelerator.is_main_process:
+        settings = self.config.evaluation
+        if self.accelerator.is_main_process and settings.env is not None:
             with self.averaged() as policy:
                 policy.eval()
-                result = evaluate(policy, load_suite(self.config.evaluation.env), self.config.evaluation, prompts=("right",))
-            self.accelerator.log({"success": result.success.mean, **{f"success/{k}": v.mean for k, v in result.families.items()}},
-                                 step=self.step)
+                result = evaluate(policy, load_suite(settings.env), settings, prompts=("right",))
+            families = {f"success/{family}": rate.mean for family, rate in result.families.items()}
+            self.accelerator.log({"success": result.success.mean} | families, step=self.step)
         self.accelerator.wait_for_everyone()
 
     def _save_policy(self, folder: Path) -> None:
@@ -286,7 +319,8 @@ class Meter:
 
     def _reset(self) -> None:
         device = self._accelerator.device
-        self._sums, self._counts = (torch.zeros(len(self._strata), dtype=torch.float64, device=device) for _ in range(2))
+        self._sums = torch.zeros(len(self._strata), dtype=torch.float64, device=device)
+        self._counts = torch.zeros_like(self._sums)
         self._norm = torch.zeros((), dtype=torch.float64, device=device)
         self._seen = self._steps = 0
         self._since = time.monotonic()
@@ -311,6 +345,14 @@ class Prefetch:
         batches = future.result()
         self._next = {step + 1: self._pool.submit(self._build, step + 1)}
         return batches
+
+
+def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
+    """Seed torch for one forward pass, so that a continued run drops what the uninterrupted one dropped.
+
+    NumPy's SeedSequence mixes the four numbers; its output is the same in every version and on every machine.
+    """
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0]))
 
 
 def fit_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
@@ -339,23 +381,29 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     return policy
 
 
-def _feature_caches(config: Config, data: TrainingData, policy: VLAPolicy, accelerator: Accelerator) -> list[FeatureCache] | None:
+def _feature_caches(
+    config: Config, data: TrainingData, policy: VLAPolicy, accelerator: Accelerator
+) -> list[FeatureCache] | None:
     """Image tokens of every frame that training may look at; None where the encoder learns or caching is off."""
     if not policy.vision.frozen or not config.data.cache_features:
         return None
+
+    def encode(images: np.ndarray) -> np.ndarray:
+        return policy.encode_images(torch.from_numpy(images).to(policy.device)).cpu().numpy()
+
     source = BatchSource(data, config)
     caches = []
     with Progress(disable=not accelerator.is_main_process) as bar:
         for number, dataset in enumerate(data.datasets):
             cache = FeatureCache(cache_dir() / "features", dataset, policy.vision.fingerprint(), policy.feature_sizes)
             task = bar.add_task(f"encoding images of {dataset.root.name}", total=None)
-            cache.fill(
-                source.frames_used(number),
-                lambda images: policy.encode_images(torch.from_numpy(images).to(policy.device)).cpu().numpy(),
-                lambda done, total, task=task: bar.update(task, completed=done, total=total),
-            )
+            cache.fill(source.frames_used(number), encode, partial(_show, bar, task))
             caches.append(cache)
     return caches
+
+
+def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
+    bar.update(task, completed=done, total=total)
 
 
 def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
@@ -364,7 +412,9 @@ def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
     if latest is None:
         return None
     if not resume:
-        raise CheckpointError(f"{run}: holds a run already (at {latest.name}); continue it with --resume or choose another output")
+        raise CheckpointError(
+            f"{run}: holds a run already (at {latest.name}); continue it with --resume or choose another output"
+        )
     before = _comparable(load_checkpoint(latest).settings["config"])
     after = _comparable(config.model_dump(mode="json"))
     changed = sorted(key for key in before | after if before.get(key) != after.get(key))

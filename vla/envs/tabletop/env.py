@@ -113,7 +113,7 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
         """The table from above at any size: uint8 `[size, size, 3]`."""
         return render(self._state, size or self.image_size)
 
-    def render(self) -> np.ndarray | None:  # type: ignore[override]
+    def render(self) -> np.ndarray | None:
         return self.image() if self.render_mode == "rgb_array" else None
 
     def _observation(self) -> Observation:

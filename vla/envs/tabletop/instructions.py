@@ -319,7 +319,7 @@ def _patterns() -> list[tuple[str, re.Pattern[str]]]:
         (family, _pattern(family, template))
         for family in FAMILIES
         for split in ("train", "held_out")
-        for template in _TEMPLATES[family][split]  # type: ignore[index]
+        for template in _TEMPLATES[family][split]
     ]
 
 
