@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vla.config import ModelConfig
 from vla.models.layers import Attention, FeedForward, grid_positions
+from vla.models.normalizer import Normalizer
 from vla.models.vision import Grid, to_grid
 
 
@@ -36,6 +37,7 @@ class ContextReader(nn.Module):
         if config.latents < len(config.waypoints):
             raise ValueError(f"model.latents is {config.latents}, but each of the {len(config.waypoints)} model.waypoints needs one")
         self.images = ImageTokens(config, grids)
+        self.mention = MentionBlock(config)
         self.text = nn.Sequential(nn.Linear(text_channels, config.width), nn.LayerNorm(config.width))
         self.withheld = nn.Parameter(torch.randn(1, config.width) * 0.02)  # stands in for an empty instruction
         self.state = nn.Sequential(
@@ -64,18 +66,23 @@ class ContextReader(nn.Module):
         text_mask[:, 0] |= empty
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
-        memory, memory_mask = self.images(features, history_valid)
+        cells, places, cells_mask = self.images(features, history_valid)
+        cells = self.mention(cells, words, text_mask)
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         mask = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents)), text_mask], dim=1)
         for block in self.blocks:
-            tokens = block(tokens, words, mask, memory, memory_mask)
+            tokens = block(tokens, words, mask, cells, cells + places, cells_mask)
         tokens = self.norm(tokens)
         waypoints = self.waypoints(tokens[:, history : history + self.waypoint_count])
         return Context(torch.cat([tokens, words], dim=1), mask, waypoints)
 
 
 class ImageTokens(nn.Module):
-    """Encoder features of all cameras and frames as one memory with position, camera and age."""
+    """Encoder features of all cameras and frames: what is in every cell, and apart from it where and when that is.
+
+    Kept apart, so that cells are found by what they show and not by where they lie: a policy that could look a place up
+    would remember scenes instead of reading instructions.
+    """
 
     def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]]) -> None:
         super().__init__()
@@ -83,9 +90,11 @@ class ImageTokens(nn.Module):
         self.merge = config.vision.merge
         channels = {camera: sum(grid.channels for grid in taps) * self.merge**2 for camera, taps in grids.items()}
         self.project = nn.ModuleDict({
-            camera: nn.Sequential(
-                nn.LayerNorm(n), nn.Linear(n, config.width), nn.GELU(), nn.Linear(config.width, config.width)
-            ) for camera, n in channels.items()
+            camera: nn.Sequential(nn.Linear(n, config.width), nn.GELU(), nn.Linear(config.width, config.width))
+            for camera, n in channels.items()
+        })
+        self.normalize = nn.ModuleDict({
+            camera: Normalizer(sum(grid.channels for grid in taps)) for camera, taps in grids.items()
         })
         for camera, taps in grids.items():
             height, width = max((grid.height, grid.width) for grid in taps)
@@ -96,25 +105,47 @@ class ImageTokens(nn.Module):
         fourier = grid_positions(1, 1).shape[1]
         self.position = nn.ModuleDict({camera: nn.Linear(fourier, config.width) for camera in grids})
         self.age = nn.Parameter(torch.zeros(config.history, config.width))
-        self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Memory [B, N, D] and its mask [B, N] (None where every frame exists)."""
-        memory = torch.cat([self._camera(camera, features[camera]) for camera in self.grids], dim=2)
-        memory = memory + rearrange(self.age, "t d -> t 1 d")
-        mask = None
-        if not history_valid.all():
-            mask = repeat(history_valid, "b t -> b (t n)", n=memory.shape[2])
-        return self.norm(rearrange(memory, "b t n d -> b (t n) d")), mask
+    def fit(self, camera: str, features: Tensor) -> None:
+        """Standardise every channel by its mean and spread over `features` [n, F], a sample of the data.
 
-    def _camera(self, camera: str, features: Tensor) -> Tensor:
+        Channels of a pretrained encoder differ in scale by orders of magnitude, and an empty table is most of an image.
+        """
+        cells = to_grid(features.float(), self.grids[camera])
+        spread, mean = torch.std_mean(cells, dim=(0, 2, 3))
+        self.normalize[camera].fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
+
+    def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Contents [B, N, D], places [N, D], and a mask [B, N] (None where every frame exists)."""
+        cells = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+        places = torch.cat([self.position[camera](getattr(self, f"positions_{camera}")) for camera in self.grids])
+        places = rearrange(self.age, "t d -> t 1 d") + places
+        mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=cells.shape[2])
+        return rearrange(cells, "b t n d -> b (t n) d"), rearrange(places, "t n d -> (t n) d"), mask
+
+    def _contents(self, camera: str, features: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
         batch = len(features)
         cells = to_grid(rearrange(features, "b t f -> (b t) f").float(), self.grids[camera])
-        cells = rearrange(cells, "bt c (h i) (w j) -> bt (h w) (i j c)", i=self.merge, j=self.merge)
-        cells = self.project[camera](cells)
-        cells = cells + self.position[camera](getattr(self, f"positions_{camera}"))
+        cells = self.normalize[camera](rearrange(cells, "bt c h w -> bt h w c"))
+        cells = self.project[camera](rearrange(cells, "bt (h i) (w j) c -> bt (h w) (i j c)", i=self.merge, j=self.merge))
         return rearrange(cells, "(b t) n d -> b t n d", b=batch)
+
+
+class MentionBlock(nn.Module):
+    """Every image cell hears the instruction and learns whether it is spoken of, before anybody looks for it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
+        self.hear = Attention(config.width, config.heads)
+        self.think = FeedForward(config.width, config.dropout, expansion=2)
+
+    def forward(self, cells: Tensor, words: Tensor, mask: Tensor) -> Tensor:
+        """cells [B, N, D], words [B, L, D], mask [B, L] -> [B, N, D]."""
+        hear, think, out = self.norms
+        cells = cells + self.hear(hear(cells), words, mask)
+        return out(cells + self.think(think(cells)))
 
 
 class ReaderBlock(nn.Module):
@@ -127,10 +158,11 @@ class ReaderBlock(nn.Module):
         self.read = Attention(config.width, config.heads)
         self.think = FeedForward(config.width, config.dropout)
 
-    def forward(self, tokens: Tensor, words: Tensor, mask: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """tokens [B, T + Q, D], words [B, L, D]; mask [B, T + Q + L] covers both."""
+    def forward(self, tokens: Tensor, words: Tensor, mask: Tensor, cells: Tensor, placed: Tensor,
+                cells_mask: Tensor | None) -> Tensor:
+        """tokens [B, T + Q, D], words [B, L, D]; mask [B, T + Q + L] covers both. Cells and placed cells [B, N, D]."""
         talk, read, think = self.norms
         normed = talk(tokens)
         tokens = tokens + self.talk(normed, torch.cat([normed, words], dim=1), mask)
-        tokens = tokens + self.read(read(tokens), memory, memory_mask)
+        tokens = tokens + self.read(read(tokens), cells, cells_mask, placed)
         return tokens + self.think(think(tokens))

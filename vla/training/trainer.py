@@ -36,6 +36,7 @@ from vla.batch import Batch
 from vla.cache import cache_dir
 from vla.config import Config
 from vla.data.batches import BatchSource, TrainingData, load_training_data
+from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
 from vla.models.policy import VLAPolicy
@@ -364,6 +365,14 @@ def fit_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
                          for value in (offset, scale, statistics.min, statistics.max)))
 
 
+def fit_image_tokens(policy: VLAPolicy, dataset: EpisodeDataset, frames: int = 256) -> None:
+    """Standardise encoder channels over `frames` frames, spread evenly over the data set."""
+    sample = np.linspace(0, dataset.num_frames - 1, min(frames, dataset.num_frames)).astype(np.int64)
+    for camera in dataset.cameras:
+        with torch.no_grad():
+            policy.reader.images.fit(camera, policy.encode_images(torch.from_numpy(dataset.frames(camera, sample))))
+
+
 def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     torch.manual_seed(config.training.seed)
     if config.init_from is not None:
@@ -378,6 +387,7 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
         instructions=sorted(set(data.segments.instruction))[:200],
     )
     fit_normalizers(policy, data)
+    fit_image_tokens(policy, first)
     return policy
 
 
