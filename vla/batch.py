@@ -37,15 +37,17 @@ class Batch:
     """Observations with the actions that followed, and everything random about one training step."""
 
     observation: Observation
-    action: Tensor  # [B, H, A] float32, robot units; repeats the last action beyond the segment's end
+    action: Tensor  # [B, H, A] float32, robot units; anything beyond the segment's end
     valid: Tensor  # [B, H] bool; False beyond the segment's end
     waypoints: Tensor  # [B, W, S] float32: future states, robot units
     stratum: Tensor  # [B] int64
+    total: int  # valid action components of all processes and accumulation steps together: the loss is divided by it
     noise: Tensor  # [B, K, H, A] float32, standard normal
     time: Tensor  # [B, K] float32 in [0, 1): diffusion times, 1 is pure noise
 
     def to(self, device: torch.device) -> Batch:
-        return Batch(
+        return replace(
+            self,
             observation=self.observation.to(device),
             action=self.action.to(device),
             valid=self.valid.to(device),

@@ -43,7 +43,8 @@ def sampler(seed: int = 0, batch_size: int = 8) -> StratifiedSampler:
 def test_every_observation_of_a_stratum_comes_once_before_any_comes_again():
     drawn = [sampler().batch(k) for k in range(50)]
     for stratum, size in ((0, 12), (1, 6)):
-        pairs = [(segment, offset) for batch in drawn for s, segment, offset in zip(*batch, strict=True) if s == stratum]
+        rows = [row for batch in drawn for row in zip(*batch, strict=True)]
+        pairs = [(segment, offset) for s, segment, offset in rows if s == stratum]
         for start in range(0, len(pairs) - size, size):
             assert len(set(pairs[start : start + size])) == size
 

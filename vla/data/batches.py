@@ -6,8 +6,9 @@ F flat image features, Y X pixels, N segments.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 
 import numpy as np
@@ -22,6 +23,7 @@ from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
 
 Reader = Callable[[np.ndarray], np.ndarray]  # [n] frames -> [n, ...]
+LATEST_TIME = np.nextafter(np.float32(1), np.float32(0))  # rounding to float32 would reach 1 now and then
 
 
 @dataclass
@@ -33,6 +35,14 @@ class TrainingData:
     strata: list[str]  # S names
     stratum: np.ndarray  # [N] int64
     share: np.ndarray  # [S] float64
+
+    @property
+    def fingerprint(self) -> str:
+        """Hex digest that changes when frames or segments do, wherever the data sets lie."""
+        digest = hashlib.sha256(repr([dataset.fingerprint for dataset in self.datasets]).encode())
+        for field in fields(self.segments):
+            digest.update(repr(getattr(self.segments, field.name).tolist()).encode())
+        return digest.hexdigest()
 
     def observations(self, stride: int) -> np.ndarray:
         """[N] int64: number of frames of each segment that predictions are learnt from."""
@@ -81,13 +91,15 @@ class BatchSource:
     def batch(self, step: int, slots: slice = slice(None)) -> Batch:
         """The `slots` of global batch `step`."""
         stratum, segment, offset = self._sampler.batch(step)
+        total = self._valid_components(segment, offset)
         model, training = self._config.model, self._config.training
         rng = np.random.default_rng([training.seed, step, 1])
         samples = model.diffusion.noise_samples
         action_dim = self.data.datasets[0].action_dim
         noise = rng.standard_normal((training.batch_size, samples, model.horizon, action_dim), dtype=np.float32)
         # One time in each of K equal parts of [0, 1): the same expectation as independent times, with less variance.
-        time = (np.arange(samples) + rng.random((training.batch_size, samples), dtype=np.float32)) / samples
+        time = (np.arange(samples) + rng.random((training.batch_size, samples))) / samples
+        time = np.minimum(time.astype(np.float32), LATEST_TIME)
         withheld = rng.random(training.batch_size) < model.instruction_dropout
 
         stratum, segment, offset = stratum[slots], segment[slots], offset[slots]
@@ -115,16 +127,10 @@ class BatchSource:
             valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) < stop[:, None]),
             waypoints=torch.from_numpy(self._gather(dataset, future, "state")),
             stratum=torch.from_numpy(stratum),
+            total=total,
             noise=torch.from_numpy(noise[slots]),
-            time=torch.from_numpy(time[slots].astype(np.float32)),
+            time=torch.from_numpy(time[slots]),
         )
-
-    def valid_count(self, step: int) -> int:
-        """Valid action components in the whole global batch: what its summed loss is divided by, in every process."""
-        _, segment, offset = self._sampler.batch(step)
-        segments = self.data.segments
-        left = segments.stop[segment] - segments.start[segment] - self._config.data.frame_stride * offset
-        return int(np.minimum(left, self._config.model.horizon).sum()) * self.data.datasets[0].action_dim
 
     def frames_used(self, number: int) -> np.ndarray:
         """Every frame of data set `number` that some batch may look at, history included: [n] sorted indices."""
@@ -137,6 +143,12 @@ class BatchSource:
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, self._config.data.frame_stride) - age, earliest)] = True
         return np.flatnonzero(used)
+
+    def _valid_components(self, segment: np.ndarray, offset: np.ndarray) -> int:
+        """Action components inside their segments, in the chunks of the global batch."""
+        segments = self.data.segments
+        left = segments.stop[segment] - segments.start[segment] - self._config.data.frame_stride * offset
+        return int(np.minimum(left, self._config.model.horizon).sum()) * self.data.datasets[0].action_dim
 
     def _episode_start(self, segment: np.ndarray) -> np.ndarray:
         segments = self.data.segments
@@ -190,6 +202,9 @@ def _shares(data: TrainingData, config: Config) -> np.ndarray:
     if len(settings.dataset_shares) != len(settings.datasets):
         raise ValueError(f"data.dataset_shares has {len(settings.dataset_shares)} entries for "
                          f"{len(settings.datasets)} data.datasets; give each one")
+    if min(settings.dataset_shares) <= 0:
+        raise ValueError(f"data.dataset_shares is {settings.dataset_shares}, but a share of 0 or less means nothing; "
+                         "leave the data set out")
     share = np.zeros(len(data.strata))
     owner = np.array([int(name.split("/", 1)[0]) for name in data.strata])
     for number, whole in enumerate(settings.dataset_shares):

@@ -1,7 +1,7 @@
 """Which observations make up batch k: exact quotas by stratum, a pure function of (seed, k).
 
-No random state is carried along, so a run resumes exactly by knowing its step, and every process can name the whole global
-batch and take its slice of it, whatever the number of processes.
+No random state is carried along, so a run resumes exactly by knowing its step, and every process can name the whole
+global batch and take its slice of it, whatever the number of processes.
 
 Shapes: S strata, B batch, N segments.
 """
@@ -64,9 +64,9 @@ def _raise_to_floor(share: np.ndarray, floor: float) -> np.ndarray:
 class Quotas:
     """How many observations every stratum gives to each batch.
 
-    After any number of batches the count of every stratum is its share of the total rounded down or up (the quota rule of
-    apportionment, Balinski & Young 1975; the earliest deadline goes first, as in Tijdeman 1980). Counts follow from those of the
-    batch before, so the first call for a late batch runs through the earlier ones: microseconds each.
+    After any number of batches the count of every stratum is its share of the total rounded down or up (the quota rule
+    of apportionment, Balinski & Young 1975; the earliest deadline goes first, as in Tijdeman 1980). Counts follow from
+    those of the batch before, so the first call for a late batch runs through the earlier ones: microseconds each.
     """
 
     share: np.ndarray  # [S]
@@ -84,6 +84,11 @@ class Quotas:
             self._taken = self._taken + self._next()
             self._batch += 1
         return self._taken
+
+    def of(self, batch: int) -> np.ndarray:
+        """[S] int64: observations that each stratum gives to `batch`."""
+        self.before(batch)
+        return self._next()
 
     def _next(self) -> np.ndarray:
         due = (self._batch + 1) * self.batch_size * self.share
@@ -117,10 +122,10 @@ class StratifiedSampler:
     def batch(self, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(stratum, segment, observation within the segment), each [B] int64, ordered by stratum."""
         first = self._quotas.before(number)
-        last = self._quotas.before(number + 1)
-        draws = [self._draw(stratum, first[stratum], last[stratum]) for stratum in range(len(first))]
+        count = self._quotas.of(number)
+        draws = [self._draw(stratum, first[stratum], first[stratum] + count[stratum]) for stratum in range(len(first))]
         segment, offset = (np.concatenate(parts) for parts in zip(*draws, strict=True))
-        return np.repeat(np.arange(len(first)), last - first), segment, offset
+        return np.repeat(np.arange(len(count)), count), segment, offset
 
     def _draw(self, stratum: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         ends = self._ends[stratum]

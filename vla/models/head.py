@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, FlowMatchEulerDiscreteScheduler
 from einops import rearrange, repeat
@@ -22,7 +23,7 @@ from vla.config import DiffusionConfig, ModelConfig
 from vla.models.context import Context
 from vla.models.layers import Attention, FeedForward, sinusoidal
 
-PREDICTION_TYPES = {"epsilon": "epsilon", "sample": "sample", "velocity": "v_prediction"}  # diffusers' names
+BETAS = "squaredcos_cap_v2"  # Nichol & Dhariwal 2021
 
 
 class DiffusionHead(nn.Module):
@@ -47,7 +48,7 @@ class DiffusionHead(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
         # Alpha-bar of the discrete diffusion; unused by flow matching.
-        noise_schedule: Any = DDPMScheduler(self.config.train_steps, beta_schedule="squaredcos_cap_v2")
+        noise_schedule: Any = DDPMScheduler(self.config.train_steps, beta_schedule=BETAS)
         self.register_buffer("alphas", noise_schedule.alphas_cumprod, persistent=False)
 
     def loss(self, context: Context, action: Tensor, noise: Tensor, time: Tensor) -> Tensor:
@@ -58,41 +59,46 @@ class DiffusionHead(nn.Module):
         Returns:
             [B, H, A], averaged over the K noise samples.
         """
+        time = self._on_schedule(time)
+        signal, spread = self._scales(time)
         clean = repeat(action, "b h a -> b k h a", k=noise.shape[1])
-        signal, spread, condition = self._schedule(time)
-        noisy = signal * clean + spread * noise
-        predicted = self(noisy, condition, context)
-        if self.config.prediction == "sample":
-            target = clean
-        elif self.config.prediction == "epsilon":
-            target = noise
-        elif self.config.objective == "flow":
-            target = noise - clean
-        else:
-            target = signal * noise - spread * clean
+        predicted = self(signal * clean + spread * noise, time, context)
+        target = self._target(clean, noise, signal, spread)
         return (predicted - target).square().mean(dim=1)
 
     @torch.no_grad()
     def sample(
-        self, context: Context, noise: Tensor, unconditional: Context | None = None, guidance: float = 1.0
+        self,
+        context: Context,
+        noise: Tensor,
+        bounds: tuple[Tensor, Tensor],
+        unconditional: Context | None = None,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Chunks [B, H, A], normalised, from `noise` [B, H, A].
 
         With `guidance` w != 1, predictions are `u + w (c - u)` of the conditional c and unconditional u (Ho & Salimans
         2022).
+
+        Args:
+            bounds: least and greatest normalised action of the data, [A] each. At every step the clean chunk that the
+                prediction stands for is kept inside (Ho et al. 2020): near pure noise, an epsilon says little about it.
         """
         scheduler = inference_scheduler(self.config)
-        scheduler.set_timesteps(self.config.inference_steps, device=noise.device)
+        options = _step_options(self.config, noise)
         chunk = noise
         for timestep in scheduler.timesteps:
-            time = (timestep.float() / self.config.train_steps).expand(len(chunk), 1)
-            predicted = self(chunk[:, None], time, context)[:, 0]
+            time = (timestep / self.config.train_steps).to(noise).expand(len(chunk), 1)
+            noisy = chunk[:, None]
+            predicted = self(noisy, time, context)
             if unconditional is not None and guidance != 1.0:
-                withheld = self(chunk[:, None], time, unconditional)[:, 0]
+                withheld = self(noisy, time, unconditional)
                 predicted = withheld + guidance * (predicted - withheld)
-            if self.config.objective == "flow":
-                predicted = self._velocity(predicted, chunk, time[:, :, None])
-            chunk = scheduler.step(predicted, timestep, chunk).prev_sample
+            signal, spread = self._scales(time)
+            clean = self._clean(predicted, noisy, signal, spread).clamp(*bounds)
+            # Flow's solver takes the velocity that leads to the clean chunk, the others the chunk itself.
+            output = (noisy - clean) / spread if self.config.objective == "flow" else clean
+            chunk = scheduler.step(output[:, 0], timestep, chunk, **options).prev_sample
         return chunk
 
     def forward(self, noisy: Tensor, time: Tensor, context: Context) -> Tensor:
@@ -105,21 +111,35 @@ class DiffusionHead(nn.Module):
         predicted = self.action_out(self.norm(tokens) * (1 + scale) + shift)
         return rearrange(predicted, "b k h (p a) -> b k (h p) a", p=self.patch)
 
-    def _schedule(self, time: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Signal and noise scale [B, K, 1, 1] at `time`, and the time the network is told."""
-        if self.config.objective == "flow":
-            return (1 - time)[:, :, None, None], time[:, :, None, None], time
-        step = (time * self.config.train_steps).long()
-        alpha = self.alphas[step][:, :, None, None]
-        return alpha.sqrt(), (1 - alpha).sqrt(), step.float() / self.config.train_steps
+    def _on_schedule(self, time: Tensor) -> Tensor:
+        """`time` as the network is told it: diffusion knows only `train_steps` discrete ones."""
+        steps = self.config.train_steps
+        return time if self.config.objective == "flow" else (time * steps).floor() / steps
 
-    def _velocity(self, predicted: Tensor, noisy: Tensor, time: Tensor) -> Tensor:
-        """Flow velocity e - a from what the network predicts; x_u = (1 - u) a + u e solved for the missing one."""
+    def _scales(self, time: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale of signal and noise, [B, K, 1, 1] each, at `time` [B, K]."""
+        if self.config.objective == "flow":
+            signal, spread = 1 - time, time
+        else:
+            alpha = self.alphas[(time * self.config.train_steps).round().long()]
+            signal, spread = alpha.sqrt(), (1 - alpha).sqrt()
+        return signal[:, :, None, None], spread[:, :, None, None]
+
+    def _target(self, clean: Tensor, noise: Tensor, signal: Tensor, spread: Tensor) -> Tensor:
+        """What the network is to predict."""
         if self.config.prediction == "sample":
-            return (noisy - predicted) / time
+            return clean
         if self.config.prediction == "epsilon":
-            return (predicted - noisy) / (1 - time).clamp(min=1e-3)
-        return predicted
+            return noise
+        return noise - clean if self.config.objective == "flow" else signal * noise - spread * clean
+
+    def _clean(self, predicted: Tensor, noisy: Tensor, signal: Tensor, spread: Tensor) -> Tensor:
+        """The chunk without noise that a prediction stands for: `_target` solved for `clean`."""
+        if self.config.prediction == "sample":
+            return predicted
+        if self.config.prediction == "epsilon":
+            return (noisy - spread * predicted) / signal.clamp(min=1e-6)
+        return noisy - spread * predicted if self.config.objective == "flow" else signal * noisy - spread * predicted
 
 
 class HeadBlock(nn.Module):
@@ -153,14 +173,28 @@ class HeadBlock(nn.Module):
 
 
 def inference_scheduler(config: DiffusionConfig) -> Any:
-    """The diffusers solver that `config` names; diffusers' schedulers share no useful base class."""
+    """The diffusers solver that `config` names, its time steps set; it is fed clean chunks (velocities for flow)."""
     if config.sampler == "euler":
-        return FlowMatchEulerDiscreteScheduler(config.train_steps)
-    scheduler = {"ddpm": DDPMScheduler, "ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler}[config.sampler]
-    extra = {} if config.sampler == "dpm++" else {"clip_sample": False}
-    return scheduler(
-        config.train_steps,
-        beta_schedule="squaredcos_cap_v2",
-        prediction_type=PREDICTION_TYPES[config.prediction],
-        **extra,
-    )
+        euler: Any = FlowMatchEulerDiscreteScheduler(config.train_steps)
+        # Equal steps that end at the data; diffusers' own grid spends its last one on the last thousandth.
+        euler.set_timesteps(sigmas=np.linspace(1, 1 / config.inference_steps, config.inference_steps))
+        return euler
+    options = {"beta_schedule": BETAS, "prediction_type": "sample", "timestep_spacing": "trailing"}
+    solver: Any
+    if config.sampler == "dpm++":
+        solver = DPMSolverMultistepScheduler(config.train_steps, **options)
+    elif config.sampler == "ddim":
+        solver = DDIMScheduler(config.train_steps, clip_sample=False, **options)
+    else:
+        solver = DDPMScheduler(config.train_steps, clip_sample=False, **options)
+    solver.set_timesteps(config.inference_steps)
+    return solver
+
+
+def _step_options(config: DiffusionConfig, noise: Tensor) -> dict[str, Any]:
+    """ddpm adds noise on the way. Its generators are seeded by each chunk's initial noise, so that a chunk depends on
+    nothing else: not on global state, not on the other chunks of its batch."""
+    if config.sampler != "ddpm":
+        return {}
+    seeds = noise.flatten(1)[:, 0].cpu().view(torch.int32).tolist()
+    return {"generator": [torch.Generator().manual_seed(seed) for seed in seeds]}

@@ -27,6 +27,12 @@ class Normalizer(nn.Module):
         for name, value in (("offset", offset), ("scale", scale), ("low", low), ("high", high)):
             getattr(self, name).copy_(torch.as_tensor(value))
 
+    @torch.no_grad()
+    def widen(self, low: Tensor, high: Tensor) -> None:
+        """Remember that the range reaches from `low` to `high` too, [size] each."""
+        self.low.copy_(torch.minimum(self.low, low))
+        self.high.copy_(torch.maximum(self.high, high))
+
     def forward(self, values: Tensor) -> Tensor:
         """Robot units [..., size] -> model units."""
         return (values - self.offset) / self.scale

@@ -43,12 +43,13 @@ def stack(observations: Sequence[RawObservation], instructions: Sequence[str], *
             raise ObservationError(f"instruction: expected a string, got {type(instruction).__name__}")
     pairs = [_with_history(_state(raw, state_dim), 1, history, STATE) for raw in observations]
     states, valid = zip(*pairs, strict=True)
-    images = {
-        name: torch.from_numpy(np.stack([
-            _with_history(_image(raw, name, size), 3, history, IMAGES + name)[0] for raw in observations
-        ]))
-        for name, size in cameras.items()
-    }
+    images = {}
+    for name, size in cameras.items():
+        pairs = [_with_history(_image(raw, name, size), 3, history, IMAGES + name) for raw in observations]
+        values, seen = zip(*pairs, strict=True)
+        if not np.array_equal(seen, valid):
+            raise ObservationError(f"{IMAGES}{name}: not as many as of {STATE}; give the same past of each")
+        images[name] = torch.from_numpy(np.stack(values))
     return Observation(
         state=torch.from_numpy(np.stack(states)),
         instruction=[instruction.strip() for instruction in instructions],

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from einops import rearrange
 from huggingface_hub import snapshot_download
+from safetensors import SafetensorError
 from safetensors.torch import load_model
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -29,9 +30,16 @@ from vla.models.context import Context, ContextReader
 from vla.models.head import DiffusionHead
 from vla.models.normalizer import Normalizer
 from vla.models.observe import ObservationError, RawObservation, stack
-from vla.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, load_backbone, resolve
+from vla.models.pretrained import (
+    image_statistics,
+    load_backbone,
+    load_tokenizer,
+    quiet,
+    text_tower,
+    vision_tower,
+)
 from vla.models.text import TextEncoder
-from vla.models.vision import VisionEncoder, blocks_of
+from vla.models.vision import VisionEncoder
 
 
 class VLAConfig(PreTrainedConfig):
@@ -85,6 +93,7 @@ class VLAPolicy(PreTrainedModel):
         self.head = DiffusionHead(model, config.action_dim)
         self.normalize_state = Normalizer(config.state_dim)
         self.normalize_action = Normalizer(config.action_dim)
+        self.waypoint_weight = model.waypoint_weight if model.waypoints else 0.0
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -111,7 +120,7 @@ class VLAPolicy(PreTrainedModel):
             EncoderError: an encoder that can't be found or loaded.
         """
         text, vision = load_backbone(model.text.name), load_backbone(model.vision.name)
-        mean, std = _image_statistics(model.vision.name)
+        mean, std = image_statistics(model.vision.name)
         policy = cls(VLAConfig(
             architecture=model.model_dump(mode="json"),
             text_backbone=text.config.to_dict(),
@@ -121,35 +130,31 @@ class VLAPolicy(PreTrainedModel):
             state_dim=state_dim, action_dim=action_dim, fps=fps, robot_type=robot_type,
             tasks=list(tasks), instructions=list(instructions),
         ))
-        policy.text.backbone.load_state_dict(getattr(text, "text_model", text).state_dict())
-        policy.vision.backbone.load_state_dict(getattr(vision, "vision_model", vision).state_dict())
-        policy.text.tokenizer = AutoTokenizer.from_pretrained(resolve(model.text.name))
+        policy.text.backbone.load_state_dict(text_tower(text).state_dict())
+        policy.vision.backbone.load_state_dict(vision_tower(vision).state_dict())
+        policy.text.tokenizer = load_tokenizer(model.text.name)
         policy._freeze()
         return policy
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
-        super().save_pretrained(save_directory, *args, **kwargs)
+        with quiet():
+            super().save_pretrained(save_directory, *args, **kwargs)
         self.text.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
 
     @classmethod
     def from_pretrained(cls, path: str | Path) -> VLAPolicy:  # type: ignore[override]
-        """Load a folder that `save_pretrained` wrote, a training checkpoint or run with one, or a hub repository.
+        """Load what `policy_folder` finds under `path`, onto the CPU and in evaluation mode.
 
         Raises:
-            FileNotFoundError: no checkpoint there. ValueError: not a checkpoint of this project.
+            FileNotFoundError: no policy there. ValueError: not one of this project, or damaged.
         """
-        folder = Path(path) if Path(path).exists() else Path(snapshot_download(str(path)))
-        if (folder / "policy").is_dir():
-            folder = folder / "policy"
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(
-                f"{folder}: no config.json here; give a folder that `vla train` or save_pretrained wrote"
-            )
-        if json.loads((folder / "config.json").read_text()).get("model_type") != VLAConfig.model_type:
-            raise ValueError(f"{folder / 'config.json'}: model_type is not 'vla'; not a checkpoint of this project")
+        folder = policy_folder(path)
         # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constants.
         policy = cls(VLAConfig.from_pretrained(folder))
-        load_model(policy, folder / "model.safetensors")
+        try:
+            load_model(policy, folder / "model.safetensors")
+        except SafetensorError as error:
+            raise ValueError(f"{folder / 'model.safetensors'}: damaged ({error}); copy or train it again") from error
         policy.text.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         policy._freeze()
         return policy.eval()
@@ -157,12 +162,10 @@ class VLAPolicy(PreTrainedModel):
     def _freeze(self) -> None:
         model = self.config.model
         for encoder, setting in ((self.text, model.text.train), (self.vision, model.vision.train)):
-            if setting == "all":
-                continue
-            encoder.backbone.requires_grad_(False)
-            if setting != "none":
-                for block in _last_blocks(encoder.backbone, setting):
-                    block.requires_grad_(True)
+            if setting == "none":
+                encoder.backbone.requires_grad_(False)
+            elif setting != "all":
+                encoder.train_last_blocks(setting)
         self.train()  # puts frozen encoders into evaluation mode
 
     # ---- learning
@@ -194,12 +197,13 @@ class VLAPolicy(PreTrainedModel):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
         context = self.read(batch.observation)
-        error = self.head.loss(context, self.normalize_action(batch.action), batch.noise, batch.time)  # [B, H, A]
+        action = self.normalize_action(_held(batch.action, batch.valid))
+        error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
         sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
-        if weight := self.config.model.waypoint_weight:
+        if self.waypoint_weight:
             miss = (context.waypoints - self.normalize_state(batch.waypoints)).square().mean(dim=(1, 2))
-            sums = sums + weight * miss * counts
+            sums = sums + self.waypoint_weight * miss * counts
         return sums, counts
 
     # ---- acting
@@ -248,22 +252,36 @@ class VLAPolicy(PreTrainedModel):
         if guidance != 1.0:
             blank = Observation(**{**vars(observation), "instruction": [""] * len(observation.instruction)})
             unconditional = self.read(blank)
-        return self.normalize_action.inverse(self.head.sample(context, noise, unconditional, guidance))
+        normalize = self.normalize_action
+        bounds = normalize(normalize.low), normalize(normalize.high)
+        return normalize.inverse(self.head.sample(context, noise, bounds, unconditional, guidance))
+
+
+def policy_folder(path: str | Path) -> Path:
+    """The folder of a policy: `path` itself, `policy/` in a training checkpoint or run, or a repository on the hub.
+
+    Raises:
+        FileNotFoundError: no policy there. ValueError: not one of this project.
+    """
+    folder = Path(path) if Path(path).exists() else Path(snapshot_download(str(path)))
+    if (folder / "policy").is_dir():
+        folder = folder / "policy"
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"{folder}: no config.json here; give a folder that `vla train` or save_pretrained wrote"
+        )
+    if json.loads((folder / "config.json").read_text()).get("model_type") != VLAConfig.model_type:
+        raise ValueError(f"{folder / 'config.json'}: model_type is not 'vla'; not a checkpoint of this project")
+    return folder
+
+
+def _held(action: Tensor, valid: Tensor) -> Tensor:
+    """`action` [B, H, A] with the last valid one held beyond the segment's end (valid [B, H] is False there)."""
+    last = valid.sum(dim=1, keepdim=True) - 1
+    index = torch.arange(action.shape[1], device=action.device).minimum(last)
+    return action.take_along_dim(index[:, :, None], dim=1)
 
 
 def _bare(config: dict[str, Any]) -> PreTrainedModel:
     config = dict(config)
     return AutoModel.from_config(AutoConfig.for_model(config.pop("model_type"), **config))
-
-
-def _image_statistics(name: str) -> tuple[list[float], list[float]]:
-    """Normalisation that belongs to the encoder; ImageNet's where it doesn't say."""
-    try:
-        processor = AutoImageProcessor.from_pretrained(resolve(name), backend="pil")
-    except OSError:
-        return list(IMAGENET_MEAN), list(IMAGENET_STD)
-    return list(processor.image_mean), list(processor.image_std)
-
-
-def _last_blocks(backbone: nn.Module, count: int) -> list[nn.Module]:
-    return list(blocks_of(backbone))[-count:]

@@ -11,18 +11,33 @@ import hashlib
 import importlib.util
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModel, MobileNetV2Config, MobileNetV2Model
+from safetensors import SafetensorError
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoTokenizer,
+    MobileNetV2Config,
+    MobileNetV2Model,
+    PreTrainedTokenizerBase,
+)
 from transformers.modeling_utils import PreTrainedModel
+from transformers.utils import logging
 
 from vla.cache import cache_dir
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+# What transformers raises for a missing, incomplete or damaged model.
+LOADING_ERRORS = (OSError, ValueError, SafetensorError)
 
 
 class EncoderError(ValueError):
@@ -70,12 +85,70 @@ def load_backbone(name: str) -> PreTrainedModel:
     path = resolve(name)
     try:
         config = AutoConfig.from_pretrained(path)
-        return AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True).eval()
-    except (OSError, ValueError) as error:
-        raise EncoderError(
-            f"cannot load the encoder {name!r}: {str(error).splitlines()[0]} "
-            f"Give a hub name that is cached or reachable, a save_pretrained folder, or one of {', '.join(EMBEDDED)}."
-        ) from error
+        with quiet():
+            return AutoModel.from_pretrained(path, config=config, dtype=torch.float32, use_safetensors=True).eval()
+    except LOADING_ERRORS as error:
+        raise _cannot_load("encoder", name, error) from error
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer that belongs to the text encoder `name`.
+
+    Raises:
+        EncoderError: there is none.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(resolve(name))
+    except LOADING_ERRORS as error:
+        raise _cannot_load("tokenizer of", name, error) from error
+
+
+def image_statistics(name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by channel that the encoder expects; ImageNet's where it doesn't say."""
+    try:
+        processor = AutoImageProcessor.from_pretrained(resolve(name), backend="pil")
+    except (OSError, ValueError):
+        return list(IMAGENET_MEAN), list(IMAGENET_STD)
+    return list(processor.image_mean), list(processor.image_std)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without transformers' progress bars, which appear for the smallest file."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def text_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """The part that reads text: of a two-tower model (CLIP, SigLIP) that tower, of T5 the encoder."""
+    if model.config.is_encoder_decoder:
+        return model.get_encoder()
+    return getattr(model, "text_model", model)
+
+
+def vision_tower(model: PreTrainedModel) -> PreTrainedModel:
+    """The part that sees images: of a two-tower model that tower."""
+    return getattr(model, "vision_model", model)
+
+
+def blocks_of(backbone: nn.Module) -> nn.ModuleList:
+    """The backbone's longest list of blocks."""
+    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
+    if not lists:
+        raise EncoderError(f"{type(backbone).__name__} has no list of blocks; use another encoder")
+    return max(lists, key=len)
+
+
+def _cannot_load(what: str, name: str, error: Exception) -> EncoderError:
+    return EncoderError(
+        f"cannot load the {what} {name!r}: {str(error).splitlines()[0]} "
+        f"Give a hub name that is cached or reachable, a save_pretrained folder, or one of {', '.join(EMBEDDED)}."
+    )
 
 
 def _unpack(embedded: Embedded, folder: Path) -> None:

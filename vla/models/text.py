@@ -5,12 +5,14 @@ Shapes: B batch, L tokens, E encoder channels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+from transformers.modeling_utils import PreTrainedModel
+
+from vla.models.pretrained import blocks_of, text_tower
 
 GROUP = 16  # instructions encoded at once
 BUCKET = 8  # padded lengths are multiples of this
@@ -21,9 +23,9 @@ class TextEncoder(nn.Module):
 
     tokenizer: PreTrainedTokenizerBase  # assigned by whoever builds or loads: it is files, not weights
 
-    def __init__(self, backbone: nn.Module, max_tokens: int) -> None:
+    def __init__(self, model: PreTrainedModel, max_tokens: int) -> None:
         super().__init__()
-        self.backbone: nn.Module = getattr(backbone, "text_model", backbone)
+        self.backbone = text_tower(model)
         self.max_tokens = max_tokens
         self._known: dict[str, Tensor] = {}  # instruction -> [l, E]
 
@@ -33,14 +35,22 @@ class TextEncoder(nn.Module):
             self.backbone.eval()
         return self
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TextEncoder:
+        self._known.clear()  # tokens belong to the device and the type that the weights had
+        return super()._apply(fn, recurse)
+
+    def train_last_blocks(self, count: int) -> None:
+        """Freeze all but the last `count` blocks."""
+        self.backbone.requires_grad_(False)
+        blocks_of(self.backbone)[-count:].requires_grad_(True)
+
     @property
     def frozen(self) -> bool:
         return not any(parameter.requires_grad for parameter in self.backbone.parameters())
 
     @property
     def channels(self) -> int:
-        config: Any = self.backbone.config
-        return config.hidden_size
+        return self.backbone.config.hidden_size
 
     def forward(self, instructions: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens [B, L, E] float32 and mask [B, L] bool (True where there is a token)."""
@@ -57,8 +67,8 @@ class TextEncoder(nn.Module):
         new = [instruction for instruction in dict.fromkeys(instructions) if instruction not in self._known]
         by_length: dict[int, list[str]] = {}
         for instruction in new:
-            length = min(len(self.tokenizer(instruction)["input_ids"]), self.max_tokens)
-            by_length.setdefault(-(-length // BUCKET) * BUCKET, []).append(instruction)
+            length = -(-len(self.tokenizer(instruction)["input_ids"]) // BUCKET) * BUCKET
+            by_length.setdefault(min(length, self.max_tokens), []).append(instruction)
         for length, members in by_length.items():
             for start in range(0, len(members), GROUP):
                 self._remember_group(members[start : start + GROUP], length)
@@ -79,7 +89,7 @@ class TextEncoder(nn.Module):
         """Hidden states [B, L, E] and mask [B, L], padded to `length` or to the longest."""
         tokens = self.tokenizer(
             list(instructions), padding="max_length" if length else True, truncation=True,
-            max_length=length or self.max_tokens, return_tensors="pt",
+            max_length=length or self.max_tokens, return_attention_mask=True, return_tensors="pt",
         ).to(self._device)
         hidden = self.backbone(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).last_hidden_state
         return hidden, tokens["attention_mask"].bool()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -17,8 +18,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+from transformers.modeling_utils import PreTrainedModel
 
-from vla.models.pretrained import EncoderError
+from vla.models.pretrained import EncoderError, blocks_of, vision_tower
 
 
 @dataclass(frozen=True)
@@ -48,33 +50,39 @@ class VisionEncoder(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
-        taps: Sequence[int] | None,
+        model: PreTrainedModel,
+        taps: Sequence[int],
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int | None,
     ) -> None:
         """
         Args:
-            backbone: image model of transformers; of a two-tower model the vision tower is used.
-            taps: blocks whose outputs become tokens; None takes the model's last hidden state.
+            model: image model of transformers; of a two-tower model the vision tower is used.
+            taps: blocks whose outputs become tokens; none takes the model's last hidden state.
             mean, std: per-channel normalisation of images in [0, 1].
-            image_size: resize to this many pixels a side; None keeps the size.
+            image_size: resize to this many pixels a side; None takes the size the model insists on, or keeps it.
+
+        Raises:
+            EncoderError: the model has no such blocks.
         """
         super().__init__()
-        self.backbone: nn.Module = getattr(backbone, "vision_model", backbone)
-        depth = len(blocks_of(self.backbone))
-        self.taps = None if not taps else [range(depth)[tap] for tap in taps]
-        self.image_size = image_size
+        self.backbone = vision_tower(model)
+        self.taps = _checked_taps(self.backbone, taps)
+        self.image_size = image_size or _demanded_size(self.backbone)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._fused: list[nn.Module] = []  # in a list, so that it is neither registered nor saved
+        self._fused: list[PreTrainedModel] = []  # in a list, so that it is neither registered nor saved
+        self.register_load_state_dict_post_hook(lambda module, _: module._fused.clear())
 
     def train(self, mode: bool = True) -> VisionEncoder:
         super().train(mode)
         self.backbone.eval()  # batch statistics of robot data would destroy pretrained ones
-        self._fused.clear()
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> VisionEncoder:
+        self._fused.clear()  # made again from the weights on their new device
+        return super()._apply(fn, recurse)
 
     @property
     def frozen(self) -> bool:
@@ -87,6 +95,12 @@ class VisionEncoder(nn.Module):
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
             groups = [self._features(self._frozen_backbone(), group) for group in _padded(images, self.GROUP)]
             return torch.cat(groups)[: len(images)].half()
+
+    def train_last_blocks(self, count: int) -> None:
+        """Freeze all but the last `count` blocks among those that run: after the deepest tap nothing does."""
+        self.backbone.requires_grad_(False)
+        running = blocks_of(self.backbone)[: max(self.taps) + 1 if self.taps else None]
+        running[-count:].requires_grad_(True)
 
     def fingerprint(self) -> str:
         """Hex digest of all that features depend on besides the pixels."""
@@ -101,24 +115,21 @@ class VisionEncoder(nn.Module):
             blank = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.mean.device)
             return [Grid(*output.shape[1:]) for output in self._outputs(self.backbone, blank)]
 
-    def _frozen_backbone(self) -> nn.Module:
+    def _frozen_backbone(self) -> PreTrainedModel:
         if not self._fused:
             self._fused.append(_fuse(self.backbone))
         return self._fused[0]
 
-    def _features(self, backbone: nn.Module, images: Tensor) -> Tensor:
+    def _features(self, backbone: PreTrainedModel, images: Tensor) -> Tensor:
         return torch.cat([output.flatten(1) for output in self._outputs(backbone, images)], dim=1)
 
-    def _outputs(self, backbone: nn.Module, images: Tensor) -> list[Tensor]:
+    def _outputs(self, backbone: PreTrainedModel, images: Tensor) -> list[Tensor]:
         """One [B, C, h, w] a tap."""
         pixels = rearrange(images, "b y x c -> b c y x").float() / 255
         if self.image_size is not None:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
-        if self.taps is None:
-            hidden = [backbone(pixel_values=pixels).last_hidden_state]
-        else:
-            hidden = _tap(backbone, pixels, self.taps)
+        hidden = _tap(backbone, pixels, self.taps) if self.taps else [backbone(pixel_values=pixels).last_hidden_state]
         return [_as_grid(output, backbone, pixels.shape[-2:]) for output in hidden]
 
 
@@ -164,20 +175,29 @@ def _tap(backbone: nn.Module, pixels: Tensor, taps: Sequence[int]) -> list[Tenso
     return [outputs[tap] for tap in taps]
 
 
-def blocks_of(backbone: nn.Module) -> nn.ModuleList:
-    """The backbone's longest list of blocks."""
-    lists = [module for module in backbone.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise EncoderError(f"{type(backbone).__name__} has no list of blocks to tap; use another vision encoder")
-    return max(lists, key=len)
+def _checked_taps(backbone: nn.Module, taps: Sequence[int]) -> list[int]:
+    depth = len(blocks_of(backbone))
+    for tap in taps:
+        if not -depth <= tap < depth:
+            raise EncoderError(
+                f"model.vision.taps: {type(backbone).__name__} has {depth} blocks, so a tap is from {-depth} to "
+                f"{depth - 1}, not {tap}"
+            )
+    return [range(depth)[tap] for tap in taps]
 
 
-def _as_grid(hidden: Tensor, backbone: nn.Module, pixels: Sequence[int]) -> Tensor:
+def _demanded_size(backbone: PreTrainedModel) -> int | None:
+    """Pixels a side where position embeddings fit no other size. Such models of transformers take an option to resample
+    them; those that do so by themselves, or have none, don't."""
+    insists = "interpolate_pos_encoding" in inspect.signature(backbone.forward).parameters
+    return backbone.config.image_size if insists else None
+
+
+def _as_grid(hidden: Tensor, backbone: PreTrainedModel, pixels: Sequence[int]) -> Tensor:
     """Patch tokens [B, n, C] -> [B, C, h, w]; class and register tokens come first and are dropped."""
     if hidden.ndim == 4:
         return hidden
-    config: Any = backbone.config
-    patch = config.patch_size
+    patch = backbone.config.patch_size
     height, width = pixels[0] // patch, pixels[1] // patch
     return rearrange(hidden[:, -height * width :], "b (h w) c -> b c h w", h=height)
 
@@ -189,7 +209,7 @@ def _padded(images: Tensor, group: int) -> list[Tensor]:
     return list(torch.cat([images, blank]).split(group))
 
 
-def _fuse(backbone: nn.Module) -> nn.Module:
+def _fuse(backbone: PreTrainedModel) -> PreTrainedModel:
     """A copy with every batch norm folded into the convolution before it: the same function at half the time on CPU."""
     fused = copy.deepcopy(backbone).eval()
     for module in list(fused.modules()):
@@ -198,4 +218,4 @@ def _fuse(backbone: nn.Module) -> nn.Module:
             if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
                 setattr(module, name, fuse_conv_bn_eval(first, second))
                 setattr(module, norm_name, nn.Identity())
-    return fused.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return fused.to(memory_format=torch.channels_last)

@@ -15,10 +15,12 @@ import hashlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -39,7 +41,7 @@ class TrainingState:
     settings: dict[str, Any]  # plain data: optimizer groups, gradient scaler, configuration
 
 
-def save_checkpoint(run: Path, state: TrainingState, save_policy: Any, keep: int) -> Path:
+def save_checkpoint(run: Path, state: TrainingState, save_policy: Callable[[Path], None], keep: int) -> Path:
     """Write `run/step-NNNNNN`, then drop all but the newest `keep`.
 
     Args:
@@ -49,28 +51,46 @@ def save_checkpoint(run: Path, state: TrainingState, save_policy: Any, keep: int
         CheckpointError: the disk is full or not writable. Older checkpoints are untouched, nothing half-written stays.
     """
     final = run / f"step-{state.step:06d}"
-    temporary = run / f".writing-{state.step:06d}"
-    shutil.rmtree(temporary, ignore_errors=True)
+    if (final / MANIFEST).is_file():
+        return final  # a finished run that was continued
+
+    def fill(folder: Path) -> None:
+        save_policy(folder / "policy")
+        save_file(state.tensors, folder / "training.safetensors")
+        document = {"step": state.step, "elapsed": state.elapsed, "settings": state.settings}
+        (folder / "training.json").write_text(json.dumps(document, indent=1))
+        _write_manifest(folder)
+
+    replace_folder(final, fill)
+    for old in list_checkpoints(run)[:-keep]:
+        _discard(old)
+    return final
+
+
+def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
+    """Put a folder that `fill` writes in the place of `final`, at once and only when it is whole.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; what was at `final` is still there.
+    """
+    for leftover in final.parent.glob(".*.partial"):  # of a run that was killed here
+        shutil.rmtree(leftover)
+    temporary = final.parent / f".{final.name}.partial"
     try:
         temporary.mkdir(parents=True)
-        save_policy(temporary / "policy")
-        save_file(state.tensors, temporary / "training.safetensors")
-        document = {"step": state.step, "elapsed": state.elapsed, "settings": state.settings}
-        (temporary / "training.json").write_text(json.dumps(document, indent=1))
-        _write_manifest(temporary)
-    except OSError as error:
+        fill(temporary)
+        for path in (*temporary.rglob("*"), temporary):
+            _sync(path)
+    except (OSError, SafetensorError) as error:  # the latter is how safetensors reports a full disk
         shutil.rmtree(temporary, ignore_errors=True)
-        kept = latest_checkpoint(run)
         raise CheckpointError(
-            f"{final}: could not write the checkpoint: {error}. Free some space and continue with --resume "
-            f"({'from ' + kept.name if kept else 'there is no earlier checkpoint'})."
+            f"{final}: could not be written: {error}. What was saved before is whole; free some space and continue "
+            "with --resume."
         ) from error
-    shutil.rmtree(final, ignore_errors=True)
+    if final.exists():
+        _discard(final)
     temporary.rename(final)
-    _sync(run)
-    for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old)
-    return final
+    _sync(final.parent)
 
 
 def load_checkpoint(folder: Path) -> TrainingState:
@@ -91,7 +111,7 @@ def load_checkpoint(folder: Path) -> TrainingState:
 
 def list_checkpoints(run: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path.parent for path in run.glob(f"step-*/{MANIFEST}"))
+    return sorted((path.parent for path in run.glob(f"step-*/{MANIFEST}")), key=lambda path: int(path.name[5:]))
 
 
 def latest_checkpoint(run: Path) -> Path | None:
@@ -103,7 +123,7 @@ def verify_checkpoint(folder: Path) -> None:
     """Raises CheckpointError unless every file has the hash that was written down."""
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a training checkpoint")
-    for name, digest in json.loads((folder / MANIFEST).read_text()).items():
+    for name, digest in _read_manifest(folder / MANIFEST).items():
         path = folder / name
         if not path.is_file():
             raise CheckpointError(f"{path}: missing; delete {folder.name} to continue from an earlier checkpoint")
@@ -111,12 +131,26 @@ def verify_checkpoint(folder: Path) -> None:
             raise CheckpointError(f"{path}: damaged; delete {folder.name} to continue from an earlier checkpoint")
 
 
+def _read_manifest(path: Path) -> dict[str, str]:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:  # not UTF-8 or not JSON
+        raise CheckpointError(
+            f"{path}: damaged; delete {path.parent.name} to continue from an earlier checkpoint"
+        ) from error
+
+
 def _write_manifest(folder: Path) -> None:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     digests = {str(path.relative_to(folder)): _sha256(path) for path in files}
     (folder / MANIFEST).write_text(json.dumps(digests, indent=1))
-    for path in (*files, folder / MANIFEST, folder):
-        _sync(path)
+
+
+def _discard(folder: Path) -> None:
+    """Delete a folder that must never be seen half deleted."""
+    doomed = folder.with_name(f".{folder.name}.old.partial")
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def _sha256(path: Path) -> str:

@@ -8,8 +8,8 @@ for bit. One process or several (DDP) on CPU or GPU; FSDP is untested.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import torch
 import yaml
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import DistributedDataParallelKwargs, broadcast
 from diffusers.training_utils import EMAModel
 from rich.progress import (
     BarColumn,
@@ -34,13 +34,22 @@ from torch import Tensor
 
 from vla.batch import Batch
 from vla.cache import cache_dir
-from vla.config import Config
+from vla.config import Config, ConfigError, ModelConfig
 from vla.data.batches import BatchSource, TrainingData, load_training_data
 from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
-from vla.models.policy import VLAPolicy
-from vla.training.checkpoint import CheckpointError, TrainingState, latest_checkpoint, load_checkpoint, save_checkpoint
+from vla.models.normalizer import Normalizer
+from vla.models.policy import VLAConfig, VLAPolicy, policy_folder
+from vla.training.checkpoint import (
+    CheckpointError,
+    TrainingState,
+    latest_checkpoint,
+    load_checkpoint,
+    replace_folder,
+    save_checkpoint,
+)
+from vla.training.metrics import Meter, MetricsFile
 from vla.training.optim import (
     build_optimizer,
     gradient_norm,
@@ -69,10 +78,12 @@ def train(config: Config, resume: bool = False) -> Path:
     """Train as `config` says; returns the folder of the finished policy.
 
     Raises:
-        CheckpointError: the output holds another run, or the checkpoint to continue from is damaged or of other
-            settings.
+        ConfigError: settings that don't go together.
+        CheckpointError: the output holds another run, or the checkpoint to continue from is damaged, of other settings
+            or of other data.
         TrainingError: the loss is not finite.
     """
+    config = _checked(config)
     run = Path(config.output)
     start = _starting_point(run, config, resume)
     accelerator = Accelerator(
@@ -80,14 +91,17 @@ def train(config: Config, resume: bool = False) -> Path:
         log_with="tensorboard",
         project_dir=run,
         cpu=not torch.cuda.is_available(),
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_leaves_some_unused(config.model))],
     )
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
     data = load_training_data(config)
-    policy = _build_policy(config, data)
+    policy = _build_policy(config, data).to(accelerator.device)
     with accelerator.main_process_first():
         caches = _feature_caches(config, data, policy, accelerator)
+    if policy.text.frozen:
+        policy.text.remember(data.segments.instruction)
     trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches))
     if start is not None:
         trainer.restore(load_checkpoint(start))
@@ -103,6 +117,7 @@ class Trainer:
         self.accelerator = accelerator
         self.source = source
         self.policy = policy
+        self.folder = Path(config.output)
         self.step = 0
         self._elapsed = 0.0
         self._began = time.monotonic()
@@ -111,8 +126,8 @@ class Trainer:
         self.optimizer = build_optimizer(policy, config.training)
         forward = torch.compile(policy) if config.training.compile else policy
         self.model, self.optimizer = accelerator.prepare(forward, self.optimizer)
-        self.average = EMAModel(trainable(policy).values(), decay=config.training.ema, foreach=True)
-        self.average.to(accelerator.device)
+        decay = config.training.ema
+        self.average = EMAModel(trainable(policy).values(), decay=decay, foreach=True) if decay else None
 
     # ---- the loop
 
@@ -120,6 +135,8 @@ class Trainer:
         training = self.config.training
         self.accelerator.init_trackers("tensorboard")
         meter = Meter(self.source.data.strata, self.accelerator)
+        if self.accelerator.is_main_process:
+            self._metrics = MetricsFile(self.folder / "metrics.jsonl", self.step)
         with self._progress_bar() as advance, Prefetch(self._batches) as prefetch:
             while (progress := self._progress()) < 1:
                 factor = set_learning_rate(self.optimizer, training, self.step, progress)
@@ -127,7 +144,7 @@ class Trainer:
                 self.step += 1
                 if self.step % training.log_every == 0:
                     values = meter.summary() | {"learning_rate": factor * training.learning_rate}
-                    self.accelerator.log(values, step=self.step)
+                    self._log(values)
                     advance(values, self._progress())
                 if self.step % training.checkpoint_every == 0:
                     self.checkpoint()
@@ -135,8 +152,13 @@ class Trainer:
                     self.evaluate()
         self.checkpoint()
         if self.accelerator.is_main_process:
-            self._save_policy(Path(self.config.output) / "policy")
+            replace_folder(self.folder / "policy", self._save_policy)
         self.accelerator.end_training()
+
+    def _log(self, values: dict[str, float]) -> None:
+        self.accelerator.log(values, step=self.step)
+        if self.accelerator.is_main_process:
+            self._metrics.append(self.step, values)
 
     def _optimize(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """One optimizer step.
@@ -145,7 +167,6 @@ class Trainer:
             Stratum, loss sum and count of every observation of this process [b], and the gradient's norm.
         """
         self.model.train()
-        valid = self.source.valid_count(self.step)
         parts = []
         for number, batch in enumerate(micro_batches):
             seed_dropout(self.config.training.seed, self.step, number, self.accelerator.process_index)
@@ -153,7 +174,7 @@ class Trainer:
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():
                 sums, counts = self.model(batch.to(self.accelerator.device))
                 # Divided by the global count before DDP averages over processes: every component weighs the same.
-                loss = sums.sum() / valid * self.accelerator.num_processes
+                loss = sums.sum() / batch.total * self.accelerator.num_processes
                 self.accelerator.backward(loss)
             parts.append((batch.stratum.to(sums.device), sums.detach(), counts))
         self.accelerator.unscale_gradients(self.optimizer)
@@ -165,7 +186,7 @@ class Trainer:
             )
         self.optimizer.step()
         self.optimizer.zero_grad()
-        if self.config.training.ema:
+        if self.average is not None:
             self.average.step(trainable(self.policy).values())
         stratum, sums, counts = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return stratum, sums, counts, norm.detach()
@@ -201,38 +222,50 @@ class Trainer:
     def checkpoint(self) -> None:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            save_checkpoint(
-                Path(self.config.output) / "checkpoints",
-                self.state(),
-                self._save_policy,
-                self.config.training.keep_checkpoints,
-            )
+            keep = self.config.training.keep_checkpoints
+            save_checkpoint(self.folder / "checkpoints", self.state(), self._save_policy, keep)
         self.accelerator.wait_for_everyone()
 
     def state(self) -> TrainingState:
-        names = list(trainable(self.policy))
-        tensors = {f"raw/{name}": parameter.detach() for name, parameter in trainable(self.policy).items()}
-        tensors |= {f"average/{name}": value for name, value in zip(names, self.average.shadow_params, strict=True)}
+        parameters = trainable(self.policy)
+        tensors = {f"raw/{name}": parameter.detach() for name, parameter in parameters.items()}
         moments = optimizer_tensors(self.policy, self.optimizer)
         tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
-        settings = {"config": self.config.model_dump(mode="json"), "average_step": self.average.optimization_step}
+        settings: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "data": self.source.data.fingerprint}
+        if self.average is not None:
+            shadows = zip(parameters, self.average.shadow_params, strict=True)
+            tensors |= {f"average/{name}": value for name, value in shadows}
+            settings["average_step"] = self.average.optimization_step
         if self.accelerator.scaler is not None:
             settings["scaler"] = self.accelerator.scaler.state_dict()
         return TrainingState(self.step, self.elapsed, tensors, settings)
 
     def restore(self, state: TrainingState) -> None:
+        """Go on from `state`.
+
+        Raises:
+            CheckpointError: the data is not what it was.
+        """
+
         def part(prefix: str) -> dict[str, Tensor]:
             names = [name for name in state.tensors if name.startswith(prefix)]
             return {name.removeprefix(prefix): state.tensors[name] for name in names}
 
+        if state.settings["data"] != self.source.data.fingerprint:
+            raise CheckpointError(
+                f"{self.folder}: frames or segments of {', '.join(self.config.data.datasets)} changed since step "
+                f"{state.step}. Restore them, or start a new run from these weights with --init_from."
+            )
         raw, average = part("raw/"), part("average/")
         parameters = trainable(self.policy)
         with torch.no_grad():
-            for (name, parameter), shadow in zip(parameters.items(), self.average.shadow_params, strict=True):
+            for name, parameter in parameters.items():
                 parameter.copy_(raw[name])
-                shadow.copy_(average[name])
+            if self.average is not None:
+                for name, shadow in zip(parameters, self.average.shadow_params, strict=True):
+                    shadow.copy_(average[name])
+                self.average.optimization_step = state.settings["average_step"]
         restore_optimizer(self.policy, self.optimizer, part("optimizer/"))
-        self.average.optimization_step = state.settings["average_step"]
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(state.settings["scaler"])
         self.step, self._elapsed = state.step, state.elapsed
@@ -240,7 +273,7 @@ class Trainer:
     @contextmanager
     def averaged(self) -> Iterator[VLAPolicy]:
         """The policy with its averaged weights, for as long as the context lasts."""
-        if not self.config.training.ema:
+        if self.average is None:
             yield self.policy
             return
         parameters = list(trainable(self.policy).values())
@@ -264,7 +297,7 @@ class Trainer:
                 policy.eval()
                 result = evaluate(policy, load_suite(settings.env), settings, prompts=("right",))
             families = {f"success/{family}": rate.mean for family, rate in result.families.items()}
-            self.accelerator.log({"success": result.success.mean} | families, step=self.step)
+            self._log({"success": result.success.mean} | families)
         self.accelerator.wait_for_everyone()
 
     def _save_policy(self, folder: Path) -> None:
@@ -289,51 +322,13 @@ class Trainer:
             yield advance
 
 
-class Meter:
-    """Loss per stratum between two log lines, over all processes."""
-
-    def __init__(self, strata: list[str], accelerator: Accelerator) -> None:
-        self._strata = strata
-        self._accelerator = accelerator
-        self._reset()
-
-    def add(self, stratum: Tensor, sums: Tensor, counts: Tensor, norm: Tensor) -> None:
-        """stratum, sums, counts: [b] of this process."""
-        self._sums.index_add_(0, stratum, sums.double())
-        self._counts.index_add_(0, stratum, counts.double())
-        self._seen += len(stratum)
-        self._norm += norm.double()
-        self._steps += 1
-
-    def summary(self) -> dict[str, float]:
-        """Mean losses since the last summary; numerators and denominators are reduced, never means."""
-        sums, counts = (self._accelerator.reduce(value, "sum").cpu().numpy() for value in (self._sums, self._counts))
-        seconds = time.monotonic() - self._since
-        values = {
-            "loss": float(sums.sum() / counts.sum()),
-            "gradient_norm": float(self._norm / self._steps),
-            "observations_per_second": self._seen * self._accelerator.num_processes / seconds,
-        }
-        values |= {f"loss/{name}": float(sums[i] / counts[i]) for i, name in enumerate(self._strata) if counts[i]}
-        self._reset()
-        return values
-
-    def _reset(self) -> None:
-        device = self._accelerator.device
-        self._sums = torch.zeros(len(self._strata), dtype=torch.float64, device=device)
-        self._counts = torch.zeros_like(self._sums)
-        self._norm = torch.zeros((), dtype=torch.float64, device=device)
-        self._seen = self._steps = 0
-        self._since = time.monotonic()
-
-
 class Prefetch:
-    """Builds the next batch in a thread while the current one is learnt from."""
+    """Builds the next batch in a thread while the current one is learnt from. Only that thread calls `build`."""
 
-    def __init__(self, build: Any) -> None:
+    def __init__(self, build: Callable[[int], list[Batch]]) -> None:
         self._build = build
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._next: dict[int, Any] = {}
+        self._next: dict[int, Future[list[Batch]]] = {}
 
     def __enter__(self) -> Prefetch:
         return self
@@ -358,11 +353,23 @@ def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
 
 def fit_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
     """Offsets and scales from exact statistics over the merged data sets."""
-    for normalizer, column in ((policy.normalize_state, "observation.state"), (policy.normalize_action, "action")):
-        statistics = Statistics.of(*(dataset.column(column).reshape(len(dataset), -1) for dataset in data.datasets))
+    for normalizer, statistics in _statistics(policy, data):
         offset, scale = normalization(statistics, policy.config.model.normalization)
         normalizer.fit(*(torch.from_numpy(np.asarray(value, dtype=np.float32))
                          for value in (offset, scale, statistics.min, statistics.max)))
+
+
+def widen_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
+    """Keep a trained policy's units, but let its actions reach as far as those of new data."""
+    for normalizer, statistics in _statistics(policy, data):
+        low, high = (torch.from_numpy(np.asarray(v, dtype=np.float32)) for v in (statistics.min, statistics.max))
+        normalizer.widen(low, high)
+
+
+def _statistics(policy: VLAPolicy, data: TrainingData) -> Iterator[tuple[Normalizer, Statistics]]:
+    for normalizer, column in ((policy.normalize_state, "observation.state"), (policy.normalize_action, "action")):
+        parts = (dataset.column(column).reshape(len(dataset), -1) for dataset in data.datasets)
+        yield normalizer, Statistics.of(*parts)
 
 
 def fit_image_tokens(policy: VLAPolicy, dataset: EpisodeDataset, frames: int = 256) -> None:
@@ -378,7 +385,8 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     if config.init_from is not None:
         policy = VLAPolicy.from_pretrained(config.init_from)
         policy.check_layout(data.datasets[0].cameras, data.datasets[0].state_dim, data.datasets[0].action_dim)
-        policy.config.tasks = sorted({*(policy.config.tasks or []), *data.segments.task})
+        policy.config.tasks = sorted({*policy.config.tasks, *data.segments.task})
+        widen_normalizers(policy, data)
         return policy
     first = data.datasets[0]
     policy = VLAPolicy.build(
@@ -416,6 +424,36 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
     bar.update(task, completed=done, total=total)
 
 
+def _checked(config: Config) -> Config:
+    """The configuration as it will be followed: a policy to start from brings its architecture along.
+
+    Raises:
+        ConfigError: settings contradict each other.
+    """
+    if config.evaluation.every and config.evaluation.env is None:
+        raise ConfigError("evaluation.every is set, but evaluation.env is not; name the environment")
+    if config.training.precision == "fp16" and not torch.cuda.is_available():
+        raise ConfigError("training.precision is fp16, which needs a GPU; bf16 works on CPUs")
+    if config.init_from is None:
+        return config
+    kept = VLAConfig.from_pretrained(policy_folder(config.init_from)).model
+    if "model" in config.model_fields_set and config.model != kept:
+        ours, theirs = _flat(config.model.model_dump(mode="json")), _flat(kept.model_dump(mode="json"))
+        changed = [f"model.{key} is {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+        raise ConfigError(
+            f"init_from {config.init_from} keeps its architecture, which differs: {', '.join(changed)}. "
+            "Leave the section `model` out."
+        )
+    return config.model_copy(update={"model": kept})
+
+
+def _leaves_some_unused(model: ModelConfig) -> bool:
+    """Whether parameters may be left without a gradient: an encoder's pooler or the blocks behind the last tap, or what
+    only predicts waypoints. DDP must know."""
+    encoders_learn = model.text.train != "none" or model.vision.train != "none"
+    return encoders_learn or not (model.waypoint_weight and model.waypoints)
+
+
 def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
     """The checkpoint to continue from, if any."""
     latest = latest_checkpoint(run / "checkpoints")
@@ -425,8 +463,8 @@ def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
         raise CheckpointError(
             f"{run}: holds a run already (at {latest.name}); continue it with --resume or choose another output"
         )
-    before = _comparable(load_checkpoint(latest).settings["config"])
-    after = _comparable(config.model_dump(mode="json"))
+    before = _deciding(load_checkpoint(latest).settings["config"])
+    after = _deciding(config.model_dump(mode="json"))
     changed = sorted(key for key in before | after if before.get(key) != after.get(key))
     if changed:
         raise CheckpointError(
@@ -437,12 +475,15 @@ def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
     return latest
 
 
-def _comparable(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Flat {dotted key: value} of the settings that decide what is learnt."""
+def _deciding(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that decide what is learnt, by dotted key."""
+    free = tuple(f"{key}." for key in FREE_TO_CHANGE)
+    return {key: value for key, value in _flat(config).items() if not f"{key}.".startswith(free)}
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one, by dotted key."""
     flat: dict[str, Any] = {}
-    for key, value in config.items():
-        path = f"{prefix}{key}"
-        if path in FREE_TO_CHANGE:
-            continue
-        flat |= _comparable(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return flat

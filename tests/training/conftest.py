@@ -1,0 +1,10 @@
+"""Every test has a cache of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLA_CACHE", str(tmp_path_factory.mktemp("cache")))
