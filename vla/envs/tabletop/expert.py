@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -12,10 +13,14 @@ import numpy as np
 from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE, TabletopEnv
 from vla.envs.tabletop.outcomes import Outcome, all_outcomes, feasible, free_spots, slack_at_spots
 from vla.envs.tabletop.state import (
+    ANGLE,
     HELD,
     PRESENT,
     SHAPES,
     TIP_RADIUS,
+    X,
+    Y,
+    empty_state,
     objects,
     positions,
     radii,
@@ -178,14 +183,23 @@ def _best_spot(outcome: Outcome, state: np.ndarray) -> np.ndarray:
 
     Where the thing is if there is no free spot at all.
     """
-    centre = positions(state)[int(slot_of(state, outcome.thing))]
+    slot = int(slot_of(state, outcome.thing))
+    centre = positions(state)[slot]
+    table = empty_state()  # what the spots depend on: where the other things are
+    objects(table)[:, :ANGLE] = objects(state)[:, :ANGLE]
+    objects(table)[slot, X : Y + 1] = 0
+    good = _good_spots(outcome, table.tobytes())
+    return good[_length(good - centre).argmin()] if len(good) else centre
+
+
+@lru_cache(maxsize=64)
+def _good_spots(outcome: Outcome, table: bytes) -> np.ndarray:
+    """The spots `[M, 2]` to choose from on a `table [E]`. Kept, because they stay the same for a whole carry."""
+    state = np.frombuffer(table, np.float32)
     spots = free_spots(outcome.thing, state)
-    if len(spots) == 0:
-        return centre
     slack = slack_at_spots(outcome, state, spots)
-    best = slack.max()
-    good = spots[slack >= min(outcome.margin, best - 0.3 * abs(best))]
-    return good[np.linalg.norm(good - centre, axis=1).argmin()]
+    best = slack.max(initial=-np.inf)
+    return spots[slack >= min(outcome.margin, best - 0.3 * abs(best))]
 
 
 def _next_waypoint(state: np.ndarray, tip: np.ndarray, goal: np.ndarray, slot: int) -> np.ndarray:
@@ -197,16 +211,16 @@ def _next_waypoint(state: np.ndarray, tip: np.ndarray, goal: np.ndarray, slot: i
     standing = objects(state)[:, PRESENT] > 0
     standing[slot] = False
     centres = positions(state)[standing].astype(float)
-    room = np.minimum(np.linalg.norm(centres - tip, axis=1), np.linalg.norm(centres - goal, axis=1)) - 1e-3
+    room = np.minimum(_length(centres - tip), _length(centres - goal)) - 1e-3
     radius = np.minimum(radii(state)[standing] + TIP_RADIUS + _PASSAGE, room)
     if _clear(tip[None], goal[None], centres, radius).all():
         return goal
     ring = np.stack([np.cos(_BEARINGS), np.sin(_BEARINGS)], axis=1)
     nodes = (centres[:, None] + (1.1 * radius[:, None, None]) * ring).reshape(-1, 2)
-    outside = (np.linalg.norm(nodes[:, None] - centres, axis=-1) > radius).all(axis=1)
+    outside = (_length(nodes[:, None] - centres) > radius).all(axis=1)
     on_table = (np.abs(nodes - 0.5) <= 0.5 - TIP_RADIUS).all(axis=1)
     nodes = np.concatenate([nodes[outside & on_table], goal[None], tip[None]])
-    length = np.linalg.norm(nodes[:, None] - nodes, axis=-1)
+    length = _length(nodes[:, None] - nodes)
     length[~_clear(nodes[:, None], nodes[None], centres, radius)] = np.inf
     to_goal = length[:, -2].copy()
     for _ in range(len(centres) + 2):
@@ -221,11 +235,19 @@ _BEARINGS: Final = 2 * np.pi * np.arange(12) / 12
 
 def _clear(start: np.ndarray, stop: np.ndarray, centres: np.ndarray, radius: np.ndarray) -> np.ndarray:
     """Whether segments `[..., 2]` to `[..., 2]` keep out of all circles `[O, 2]`, `[O]`: `[...]`."""
-    start, stop = np.broadcast_arrays(start, stop)
     span = (stop - start)[..., None, :]
     offset = centres - start[..., None, :]
-    along = np.clip((offset * span).sum(-1) / np.maximum((span**2).sum(-1), 1e-12), 0, 1)
-    return (np.linalg.norm(offset - along[..., None] * span, axis=-1) >= radius).all(axis=-1)
+    along = np.clip(_dot(offset, span) / np.maximum(_dot(span, span), 1e-12), 0, 1)
+    return np.all(_length(offset - along[..., None] * span) >= radius, axis=-1)
+
+
+def _dot(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """`[..., 2]`, `[..., 2]` -> `[...]`; numpy's sum over so short an axis is slow."""
+    return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1]
+
+
+def _length(vectors: np.ndarray) -> np.ndarray:
+    return np.sqrt(_dot(vectors, vectors))
 
 
 def _towards(direction: np.ndarray, distance: float) -> np.ndarray:

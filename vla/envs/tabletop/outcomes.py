@@ -103,26 +103,20 @@ class Outcome:
 
     def holds(self, states: np.ndarray) -> np.ndarray:
         """Whether it holds: `states [..., E]` -> bool `[...]`; False where one of its things is not on the table."""
-        slot = slot_of(states, self.thing)
+        slots = self._slots(states)
+        slot, *others = slots
         present = slot >= 0
-        for other in self.others:
-            present &= slot_of(states, other) >= 0
+        for other in others:
+            present &= other >= 0
         held = states[..., HELD]
         if self.family == "lift":
             return present & (held == slot)
-        if self.family == "touch":
-            return present & (held < 0) & (self.slack(states) > 0)
-        return present & (held != slot) & (self.slack(states) > 0)
+        put_down = held < 0 if self.family == "touch" else held != slot
+        return present & put_down & (self._slack(states, slots) > 0)
 
     def slack(self, states: np.ndarray) -> np.ndarray:
         """By how much its geometry is met, whatever is held: `[..., E]` -> `[...]`. Needs its things present."""
-        slot = slot_of(states, self.thing)
-        if self.family == "lift":
-            return np.where(states[..., HELD] == slot, 1.0, -1.0)
-        if self.family == "touch":
-            return CONTACT - tip_gap(states, slot, SHAPES.index(self.thing.shape))
-        others = [in_slot(positions(states), slot_of(states, other)) for other in self.others]
-        return self.slack_at(in_slot(positions(states), slot), others)
+        return self._slack(states, self._slots(states))
 
     def slack_at(self, position: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
         """The slack if the thing lay at `position [..., 2]` and the others at theirs. Only where `places`."""
@@ -130,6 +124,18 @@ class Outcome:
         if placement is None:
             raise ValueError(f"{self!s} is not about a position")
         return placement(position, others, self.where or "")
+
+    def _slots(self, states: np.ndarray) -> list[np.ndarray]:
+        """The slots `[...]` of its things."""
+        return [slot_of(states, thing) for thing in (self.thing, *self.others)]
+
+    def _slack(self, states: np.ndarray, slots: Sequence[np.ndarray]) -> np.ndarray:
+        if self.family == "lift":
+            return np.where(states[..., HELD] == slots[0], 1.0, -1.0)
+        if self.family == "touch":
+            return CONTACT - tip_gap(states, slots[0], SHAPES.index(self.thing.shape))
+        position, *others = (in_slot(positions(states), slot) for slot in slots)
+        return self.slack_at(position, others)
 
 
 def parse_outcome(text: str) -> Outcome:

@@ -61,6 +61,7 @@ class Thing:
         return float(CIRCUMRADIUS[SHAPES.index(self.shape)])
 
 
+_SLOT_NUMBERS: Final = np.arange(1, MAX_OBJECTS + 1)
 THINGS: Final = tuple(Thing(colour, shape) for colour in COLOURS for shape in SHAPES)
 
 
@@ -99,11 +100,13 @@ def slot_of(states: np.ndarray, thing: Thing) -> np.ndarray:
     slots = objects(states)
     colour, shape = COLOURS.index(thing.colour), SHAPES.index(thing.shape)
     match = (slots[..., COLOUR] == colour) & (slots[..., SHAPE] == shape)
-    return match @ np.arange(1, MAX_OBJECTS + 1) - 1
+    return match @ _SLOT_NUMBERS - 1
 
 
 def in_slot(values: np.ndarray, slot: np.ndarray) -> np.ndarray:
     """The rows of `values [..., O, n]` for `slot [...]`: `[..., n]`."""
+    if values.ndim == 2:  # a single state: plain indexing is far cheaper
+        return values[slot]
     return np.take_along_axis(values, np.asarray(slot)[..., None, None], axis=-2)[..., 0, :]
 
 
