@@ -138,7 +138,9 @@ class VLAPolicy(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
         with quiet():
-            super().save_pretrained(save_directory, *args, **kwargs)
+            # Parameters under their own names: the older ones that transformers would translate them to, where an
+            # encoder has such, aren't what `from_pretrained` looks for.
+            super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
         self.text.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
 
     @classmethod
