@@ -15,11 +15,13 @@ from vla.envs.tabletop.state import (
     CIRCUMRADIUS,
     COLOUR,
     HELD,
+    MAX_OBJECTS,
     PRESENT,
     SHAPE,
     SHAPES,
     SUCTION,
     TIP_RADIUS,
+    VX,
     X,
     Y,
     objects,
@@ -38,14 +40,25 @@ _FILLS: Final = ((222, 45, 50), (38, 166, 75), (40, 95, 220), (250, 200, 20))
 def render(state: np.ndarray, size: int = 128) -> np.ndarray:
     """The table of `state [E]` from above, y up: uint8 `[H, W, 3]`."""
     scale = size * _OVERSAMPLING
-    image = _background(scale).copy()
-    draw = ImageDraw.Draw(image)
     rows = objects(state)
-    held = int(state[HELD])
-    for slot in sorted(np.flatnonzero(rows[:, PRESENT]), key=lambda slot: slot == held):
-        _draw_object(draw, rows[slot], slot == held, scale)
+    held = np.arange(MAX_OBJECTS) == state[HELD]
+    lying = (rows[:, PRESENT] > 0) & ~held
+    image = _lying(rows[lying, :VX].astype(np.float32).tobytes(), scale).copy()
+    draw = ImageDraw.Draw(image)
+    for row in rows[held]:
+        _draw_object(draw, row, True, scale)
     _draw_tip(draw, tip_position(state), bool(state[SUCTION]), scale)
     return np.asarray(image.reduce(_OVERSAMPLING))
+
+
+@lru_cache(maxsize=8)
+def _lying(rows: bytes, scale: int) -> Image.Image:
+    """The table with the things `[n, VX]` that lie on it. Kept, because in most steps they stay where they are."""
+    image = _background(scale).copy()
+    draw = ImageDraw.Draw(image)
+    for row in np.frombuffer(rows, np.float32).reshape(-1, VX):
+        _draw_object(draw, row, False, scale)
+    return image
 
 
 def _draw_object(draw: ImageDraw.ImageDraw, row: np.ndarray, held: bool, scale: int) -> None:

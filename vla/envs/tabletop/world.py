@@ -56,6 +56,7 @@ class World:
         slots = np.flatnonzero(objects(self._state)[:, PRESENT]).tolist()
         self._radius = {slot: float(CIRCUMRADIUS[int(objects(self._state)[slot, SHAPE])]) for slot in slots}
         self._bodies = {slot: self._add_object(slot) for slot in slots}
+        self._motion = objects(self._state)[:, X : IS_HELD + 1]  # a view [O, 6]
         self._held = int(self._state[HELD])
         self._grip = (0.0, 0.0)
         if self._held >= 0:
@@ -140,10 +141,9 @@ class World:
     def _write_state(self) -> None:
         tip_position(self._state)[:] = self._tip.position
         self._state[HELD] = self._held
-        rows = objects(self._state)
         for slot, body in self._bodies.items():
             angle = (body.angle + np.pi) % (2 * np.pi) - np.pi
-            rows[slot, X : IS_HELD + 1] = (*body.position, angle, *body.velocity, slot == self._held)
+            self._motion[slot] = (*body.position, angle, *body.velocity, slot == self._held)
 
     def _filter(self, body: pymunk.Body, shape_filter: pymunk.ShapeFilter) -> None:
         for shape in body.shapes:
