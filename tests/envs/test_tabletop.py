@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import vla.envs  # noqa: F401 (registers)
 from vla.envs.tabletop import FAMILIES, Outcome, TabletopEnv, Thing
 from vla.envs.tabletop.env import ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE
-from vla.envs.tabletop.render import render
+from vla.envs.tabletop.render import _lying, render
 from vla.envs.tabletop.scenes import sample_scene
 from vla.envs.tabletop.state import (
     CONTACT,
@@ -279,6 +279,20 @@ def test_pictures_show_suction_and_what_is_held() -> None:
     state[HELD] = -1
     assert (lifted != render(state)).any(axis=-1).sum() > 50
     assert slot == env._state[HELD]
+
+
+def test_pictures_do_not_depend_on_what_was_drawn_before() -> None:
+    env = TabletopEnv(render_observations=False)
+    env.reset(seed=2)
+    states = [env._state]
+    grab(env)
+    for _ in range(3):
+        states.append(env._state)
+        env.step(np.array([1, 1, 1.0]))
+    pictures = [render(state) for state in states]
+    for state, picture in reversed(list(zip(states, pictures, strict=True))):
+        _lying.cache_clear()
+        assert np.array_equal(render(state), picture)
 
 
 def test_drawing_is_fast() -> None:
