@@ -1,3 +1,20 @@
 """Language-conditioned robot policies: data, training, evaluation and inference."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vla.models.policy import VLAPolicy
+
 __version__ = "0.1.0"
+__all__ = ["VLAPolicy"]
+
+
+def __getattr__(name: str) -> Any:
+    """`vla.VLAPolicy`, imported when it is asked for: torch takes seconds, `vla --help` shouldn't."""
+    if name == "VLAPolicy":
+        from vla.models.policy import VLAPolicy
+
+        return VLAPolicy
+    raise AttributeError(f"module 'vla' has no attribute {name!r}")
