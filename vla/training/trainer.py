@@ -2,7 +2,10 @@
 
 Data, noise and order are pure functions of (seed, step), the learning rate of the step, and dropout is seeded every
 step. What a checkpoint must carry is therefore only weights, optimizer moments and the step, and a run continues bit
-for bit. One process or several (DDP) on CPU or GPU; FSDP is untested.
+for bit.
+
+One process or several (DDP), on CPU or GPU; FSDP is untested. `accelerate launch --cpu` starts one process whatever
+`--num_processes` says; `accelerate launch --multi_gpu --num_processes 2` starts two, also without a GPU.
 """
 
 from __future__ import annotations
@@ -231,7 +234,11 @@ class Trainer:
         tensors = {f"raw/{name}": parameter.detach() for name, parameter in parameters.items()}
         moments = optimizer_tensors(self.policy, self.optimizer)
         tensors |= {f"optimizer/{name}": value for name, value in moments.items()}
-        settings: dict[str, Any] = {"config": self.config.model_dump(mode="json"), "data": self.source.data.fingerprint}
+        settings: dict[str, Any] = {
+            "config": self.config.model_dump(mode="json"),
+            "data": self.source.data.fingerprint,
+            "processes": self.accelerator.num_processes,
+        }
         if self.average is not None:
             shadows = zip(parameters, self.average.shadow_params, strict=True)
             tensors |= {f"average/{name}": value for name, value in shadows}
