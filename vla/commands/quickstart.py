@@ -27,11 +27,11 @@ class Arguments:
 
     output: Path = Path("runs/quickstart")
     """Gets data/, policy/, evaluation.json, report.html and videos."""
-    episodes: int = 2400
+    episodes: int = 4000
     """Demonstrations to record."""
-    minutes: float = 7.0
+    minutes: float = 7.5
     """Training time."""
-    evaluation_episodes: int = 120
+    evaluation_episodes: int = 60
     """Scenes to evaluate on, for each of four prompts."""
 
 

@@ -80,7 +80,7 @@ class FeatureCache:
         values = {name: np.empty((len(frames), size), np.float16) for name, size in self._sizes.items()}
         for name, rows in values.items():
             for row, frame in zip(rows, frames, strict=True):
-                os.preadv(self._values[name].fileno(), [row], int(frame) * row.nbytes)
+                os.preadv(self._values[name].fileno(), [row.data], int(frame) * row.nbytes)
         return np.concatenate(list(values.values()), axis=1)
 
     def _write(self, camera: str, frames: np.ndarray, values: np.ndarray) -> None:

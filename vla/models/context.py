@@ -1,7 +1,7 @@
 """The context reader: state and a few learned tokens hear the instruction and read the full image grid.
 
-The grid is long and the head is called many times (noise samples, denoising steps), so the reading is done once, by a few
-tokens that know what they look for; the head then attends only to those and to the instruction.
+The grid is long and the head is called many times (noise samples, denoising steps), so the reading is done once, by a
+few tokens that know what they look for; the head then attends only to those and to the instruction.
 
 Shapes: B batch, T history, F flat features, N image cells (all frames and cameras), L instruction tokens, Q latents,
 M = T + Q + L context tokens, D width, S state, W waypoints.
@@ -10,6 +10,7 @@ M = T + Q + L context tokens, D width, S state, W waypoints.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from einops import rearrange, repeat
@@ -35,7 +36,9 @@ class ContextReader(nn.Module):
         """`grids`: layout of the taps of every camera."""
         super().__init__()
         if config.latents < len(config.waypoints):
-            raise ValueError(f"model.latents is {config.latents}, but each of the {len(config.waypoints)} model.waypoints needs one")
+            raise ValueError(
+                f"model.latents is {config.latents}, but each of the {len(config.waypoints)} model.waypoints needs one"
+            )
         self.images = ImageTokens(config, grids)
         self.mention = MentionBlock(config)
         self.text = nn.Sequential(nn.Linear(text_channels, config.width), nn.LayerNorm(config.width))
@@ -99,7 +102,9 @@ class ImageTokens(nn.Module):
         for camera, taps in grids.items():
             height, width = max((grid.height, grid.width) for grid in taps)
             if height % self.merge or width % self.merge:
-                raise ValueError(f"model.vision.merge {self.merge} doesn't divide the {height} x {width} grid of camera {camera}")
+                raise ValueError(
+                    f"model.vision.merge {self.merge} doesn't divide the {height} x {width} grid of camera {camera}"
+                )
             positions = grid_positions(height // self.merge, width // self.merge)
             self.register_buffer(f"positions_{camera}", positions, persistent=False)
         fourier = grid_positions(1, 1).shape[1]
@@ -113,23 +118,29 @@ class ImageTokens(nn.Module):
         """
         cells = to_grid(features.float(), self.grids[camera])
         spread, mean = torch.std_mean(cells, dim=(0, 2, 3))
-        self.normalize[camera].fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
+        normalizer = cast(Normalizer, self.normalize[camera])
+        normalizer.fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
 
     def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         """Contents [B, N, D], places [N, D], and a mask [B, N] (None where every frame exists)."""
         cells = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
-        places = torch.cat([self.position[camera](getattr(self, f"positions_{camera}")) for camera in self.grids])
+        places = torch.cat([self._places(camera) for camera in self.grids])
         places = rearrange(self.age, "t d -> t 1 d") + places
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=cells.shape[2])
         return rearrange(cells, "b t n d -> b (t n) d"), rearrange(places, "t n d -> (t n) d"), mask
+
+    def _places(self, camera: str) -> Tensor:
+        """[h * w, D]."""
+        positions = self.get_buffer(f"positions_{camera}")
+        return self.position[camera](positions)
 
     def _contents(self, camera: str, features: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
         batch = len(features)
         cells = to_grid(rearrange(features, "b t f -> (b t) f").float(), self.grids[camera])
         cells = self.normalize[camera](rearrange(cells, "bt c h w -> bt h w c"))
-        cells = self.project[camera](rearrange(cells, "bt (h i) (w j) c -> bt (h w) (i j c)", i=self.merge, j=self.merge))
-        return rearrange(cells, "(b t) n d -> b t n d", b=batch)
+        cells = rearrange(cells, "bt (h i) (w j) c -> bt (h w) (i j c)", i=self.merge, j=self.merge)
+        return rearrange(self.project[camera](cells), "(b t) n d -> b t n d", b=batch)
 
 
 class MentionBlock(nn.Module):

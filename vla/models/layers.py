@@ -16,8 +16,8 @@ from torch import Tensor, nn
 class Attention(nn.Module):
     """Multi-head attention (Vaswani et al. 2017) with normalised queries and keys (Dehghani et al. 2023).
 
-    The normalisation gives attention a scale worth learning from at the first step; without it, finding what an instruction
-    names took twice as many steps.
+    The normalisation gives attention a scale worth learning from at the first step; without it, finding what an
+    instruction names took longer.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -30,14 +30,17 @@ class Attention(nn.Module):
         self.key_norm = nn.LayerNorm(width // heads)
         self.out = nn.Linear(width, width)
 
-    def forward(self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, values: Tensor | None = None) -> Tensor:
+    def forward(
+        self, queries: Tensor, memory: Tensor, mask: Tensor | None = None, values: Tensor | None = None
+    ) -> Tensor:
         """Queries [B, N, D] look in memory [B, M, D] where mask [B, M] is True -> [B, N, D].
 
         What they find there is read from `values` [B, M, D]; by default from the memory itself.
         """
+        values = memory if values is None else values
         q, k, v = (
             rearrange(project(x), "b n (h d) -> b h n d", h=self.heads)
-            for project, x in ((self.query, queries), (self.key, memory), (self.value, memory if values is None else values))
+            for project, x in ((self.query, queries), (self.key, memory), (self.value, values))
         )
         mask = None if mask is None else rearrange(mask, "b m -> b 1 1 m")
         read = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, attn_mask=mask)

@@ -379,12 +379,12 @@ def _statistics(policy: VLAPolicy, data: TrainingData) -> Iterator[tuple[Normali
         yield normalizer, Statistics.of(*parts)
 
 
-def fit_image_tokens(policy: VLAPolicy, dataset: EpisodeDataset, frames: int = 256) -> None:
-    """Standardise encoder channels over `frames` frames, spread evenly over the data set."""
-    sample = np.linspace(0, dataset.num_frames - 1, min(frames, dataset.num_frames)).astype(np.int64)
+@torch.no_grad()
+def fit_image_tokens(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -> None:
+    """Standardise the vision encoder's channels over `samples` frames, spread evenly over the data set."""
+    frames = np.linspace(0, dataset.num_frames - 1, min(samples, dataset.num_frames)).astype(np.int64)
     for camera in dataset.cameras:
-        with torch.no_grad():
-            policy.reader.images.fit(camera, policy.encode_images(torch.from_numpy(dataset.frames(camera, sample))))
+        policy.reader.images.fit(camera, policy.encode_images(torch.from_numpy(dataset.frames(camera, frames))))
 
 
 def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
