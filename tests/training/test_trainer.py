@@ -15,6 +15,7 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from vla.batch import Batch
 from vla.config import Config, ConfigError
@@ -269,6 +270,26 @@ class TestLearning:
         np.testing.assert_allclose(losses(half), losses(plain), rtol=0.1)
         assert losses(half) != losses(plain)
         assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
+
+    def test_compiled_it_learns_the_same_and_saves_the_same_names(
+        self, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        plain = config("plain", training__steps=3)
+        compiled = config("compiled", training__steps=3, training__compile=True)
+        train(plain)
+        compile_module, seen = nn.Module.compile, []
+
+        def quickly(module: nn.Module) -> None:
+            """Traces and differentiates as by default, but spares the C++ compiler."""
+            seen.append(type(module).__name__)
+            compile_module(module, backend="aot_eager")
+
+        monkeypatch.setattr(nn.Module, "compile", quickly)
+        policy = VLAPolicy.from_pretrained(train(compiled))
+        assert seen == ["ContextReader", "DiffusionHead"]
+        np.testing.assert_allclose(losses(compiled), losses(plain), rtol=1e-5)
+        assert weights(compiled).keys() == weights(plain).keys()
+        assert policy.state_dict().keys() == VLAPolicy.from_pretrained(Path(plain.output)).state_dict().keys()
 
     def test_dropout_is_a_function_of_seed_step_part_and_process(self) -> None:
         def drawn(*key: int) -> torch.Tensor:

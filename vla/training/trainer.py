@@ -127,8 +127,11 @@ class Trainer:
         # Optimizer first: parameters keep their identity through DDP. No scheduler and no loader is prepared:
         # accelerate would step the one and shard the other by its own rules.
         self.optimizer = build_optimizer(policy, config.training)
-        forward = torch.compile(policy) if config.training.compile else policy
-        self.model, self.optimizer = accelerator.prepare(forward, self.optimizer)
+        self.model, self.optimizer = accelerator.prepare(policy, self.optimizer)
+        if config.training.compile:
+            # In place, so that parameters keep their names; encoders look tokens and features up, which is no graph.
+            policy.reader.compile()
+            policy.head.compile()
         decay = config.training.ema
         self.average = EMAModel(trainable(policy).values(), decay=decay, foreach=True) if decay else None
 
