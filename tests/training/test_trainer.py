@@ -260,6 +260,16 @@ class TestLearning:
         assert len(changed) > len(averages) / 2
         assert VLAPolicy.from_pretrained(checkpoint_of(run)).config.tasks == policy.config.tasks
 
+    def test_evaluating_on_the_way_is_logged_and_changes_nothing(self, config: MakeConfig) -> None:
+        plain = config("plain")
+        evaluated = config("evaluated", evaluation__env="tabletop", evaluation__every=4, evaluation__episodes=2,
+                           evaluation__families=["touch", "region"], evaluation__num_envs=2)
+        train(plain)
+        train(evaluated)
+        assert_same_run(plain, evaluated)
+        [line] = [line for line in metrics(evaluated) if "success" in line]
+        assert line["step"] == 4 and {"success/touch", "success/region"} < set(line)
+
     def test_bf16_trains(self, config: MakeConfig) -> None:
         plain, half = config("plain", training__steps=2), config("half", training__steps=2, training__precision="bf16")
         train(plain)
@@ -271,6 +281,7 @@ class TestLearning:
         assert losses(half) != losses(plain)
         assert all(parameter.dtype == torch.float32 for parameter in policy.parameters())
 
+    @pytest.mark.slow
     def test_compiled_it_learns_the_same_and_saves_the_same_names(
         self, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
