@@ -4,4 +4,5 @@ import sys
 
 from vla.cli import main
 
-sys.exit(main(["evaluate", *sys.argv[1:]]))
+if __name__ == "__main__":  # worker processes import this file again
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

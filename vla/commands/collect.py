@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
             task = bar.add_task("episodes")
             dataset = collect(settings, lambda done, total: bar.update(task, completed=done, total=total))
     except KeyboardInterrupt:
-        print("finished episodes are kept; the same command goes on", file=sys.stderr)
+        print("finished episodes are kept; run the same command again to go on", file=sys.stderr)
         raise
     counts = f"{dataset.num_episodes} episodes, {dataset.num_frames} frames, {len(dataset.tasks)} instructions"
     print(f"{settings.out}: {counts}")
