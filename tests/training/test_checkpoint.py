@@ -139,11 +139,12 @@ def in_child(act: Callable[[], None]) -> int:
 def test_files_that_may_not_grow_are_a_clear_error(tmp_path: Path) -> None:
     """The operating system itself refuses, in the middle of a file."""
     save(tmp_path, 5)
+    # Made before the fork: torch's threads don't live in the child, and filling a large tensor would wait for them.
+    large = TrainingState(10, 0.0, {"raw/weight": torch.zeros(500, 500)}, {})
 
     def limited() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
-        large = TrainingState(10, 0.0, {"raw/weight": torch.zeros(500, 500)}, {})
         save_checkpoint(tmp_path, large, save_policy, keep=1)
 
     assert os.waitstatus_to_exitcode(in_child(limited)) == 3
