@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vla.config import Config, ConfigError, DataConfig, EvaluationConfig, TrainingConfig
-from vla.models.policy import VLAPolicy
 
 
 @dataclass
@@ -30,7 +29,7 @@ class FinetuneSettings:
 
 
 def finetune_config(settings: FinetuneSettings) -> Config:
-    """The run's configuration: the checkpoint's own model, new and old data with their shares.
+    """The run's configuration: new and old data with their shares; `init_from` brings the checkpoint's model along.
 
     Raises:
         ConfigError: a share outside (0, 1).
@@ -45,7 +44,6 @@ def finetune_config(settings: FinetuneSettings) -> Config:
         shares = [new / len(settings.data)] * len(settings.data) + [old / len(settings.replay)] * len(settings.replay)
     return Config(
         data=DataConfig(datasets=[*settings.data, *settings.replay], dataset_shares=shares),
-        model=VLAPolicy.from_pretrained(settings.checkpoint).config.model,
         training=TrainingConfig(
             steps=settings.steps,
             learning_rate=settings.learning_rate,
