@@ -97,7 +97,7 @@ def _model_values(encoders: dict[str, str]) -> dict[str, Any]:
     return {
         "text": {"name": encoders["bert"], "max_tokens": 16},
         "vision": {"name": encoders["mobilenet"], "taps": [2, 5]},
-        "width": 32, "heads": 2, "reader_layers": 1, "head_layers": 1, "horizon": 8, "waypoints": [4, 8],
+        "width": 32, "heads": 2, "reader_layers": 1, "head_layers": 1, "horizon": 8,
     }  # fmt: skip
 
 

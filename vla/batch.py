@@ -1,7 +1,7 @@
 """The contract between data and model: what a policy sees, and what it learns from.
 
 Shapes: B batch, T history, F flat image features (all cameras), H horizon, K noise samples, A action, S state,
-W waypoints, Y X pixels.
+W keyframes, Y X pixels.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Batch:
     observation: Observation
     action: Tensor  # [B, H, A] float32, robot units; anything beyond the segment's end
     valid: Tensor  # [B, H] bool; False beyond the segment's end
-    waypoints: Tensor  # [B, W, S] float32: future states, robot units
+    keyframes: Tensor  # [B, W, S] float32: states at the next keyframes, robot units
     stratum: Tensor  # [B] int64
     total: int  # valid action components of all processes and accumulation steps together: the loss is divided by it
     noise: Tensor  # [B, K, H, A] float32, standard normal
@@ -51,7 +51,7 @@ class Batch:
             observation=self.observation.to(device),
             action=self.action.to(device),
             valid=self.valid.to(device),
-            waypoints=self.waypoints.to(device),
+            keyframes=self.keyframes.to(device),
             stratum=self.stratum.to(device),
             noise=self.noise.to(device),
             time=self.time.to(device),

@@ -135,10 +135,10 @@ class ModelConfig(Section):
     """Observations the policy sees (T), the current one included."""
     instruction_dropout: Fraction = 0.1
     """Share of training observations whose instruction is withheld; makes classifier-free guidance possible."""
-    waypoints: list[Positive] = [4, 8, 16, 32]
-    """Offsets (frames) at which the context also predicts the future state, a direct gradient for finding what the
-    instruction names; clipped to the segment's end."""
-    waypoint_weight: float = Field(default=1.0, ge=0)
+    keyframes: Positive = 2
+    """The context also points out where the robot will be at so many next keyframes (something is taken or let go, or
+    the segment ends): a direct gradient for finding what the instruction names."""
+    keyframe_weight: float = Field(default=1.0, ge=0)
     """Weight of that auxiliary loss; 0 removes it."""
     normalization: Literal["quantile", "mean_std", "min_max"] = "quantile"
 

@@ -25,7 +25,7 @@ Write = Callable[..., Path]
 def make_config(*datasets: Path, data: dict[str, Any] | None = None, **model: Any) -> Config:
     return parse_config({
         "data": {"datasets": [str(path) for path in datasets], "only_success": False, **(data or {})},
-        "model": {"horizon": 4, "waypoints": [2, 6], **model},
+        "model": {"horizon": 4, **model},
         "training": {"batch_size": 24},
     }, "test")
 
@@ -45,7 +45,7 @@ def find(values: np.ndarray, column: np.ndarray) -> int:
     return int(frame)
 
 
-def test_chunks_and_waypoints_end_with_their_segment(data: Path) -> None:
+def test_chunks_and_keyframes_end_with_their_segment(data: Path) -> None:
     config = make_config(data)
     source = make_source(config)
     dataset, segments = source.data.datasets[0], source.data.segments
@@ -61,8 +61,8 @@ def test_chunks_and_waypoints_end_with_their_segment(data: Path) -> None:
             cut += length < 4
             assert batch.valid[row].tolist() == [n < length for n in range(4)]
             np.testing.assert_array_equal(batch.action[row, :length], actions[frame : frame + length])
-            future = np.minimum(frame + np.array([2, 6]), stop - 1)
-            np.testing.assert_array_equal(batch.waypoints[row], states[future])
+            ends = np.repeat(states[stop - 1][None], 2, axis=0)  # random actions have no switch
+            np.testing.assert_array_equal(batch.keyframes[row], ends)
             assert batch.observation.instruction[row] in ("", segments.instruction[segment])
         assert batch.total == int(batch.valid.sum()) * 3
     assert cut > 10
@@ -158,7 +158,7 @@ def test_slots_of_processes_and_parts_make_up_the_global_batch(data: Path) -> No
         slices = [source.batch(3, slice(n, None, parts)) for n in range(parts)]
         for n, part in enumerate(slices):
             assert part.total == whole.total
-            for name in ("action", "valid", "waypoints", "stratum", "noise", "time"):
+            for name in ("action", "valid", "keyframes", "stratum", "noise", "time"):
                 assert torch.equal(getattr(part, name), getattr(whole, name)[n::parts]), name
             assert part.observation.instruction == whole.observation.instruction[n::parts]
             assert torch.equal(part.observation.images["top"], whole.observation.images["top"][n::parts])

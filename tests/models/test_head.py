@@ -9,6 +9,7 @@ from vla.config import DiffusionConfig, ModelConfig
 from vla.data.batches import LATEST_TIME
 from vla.models.context import Context
 from vla.models.head import DiffusionHead, inference_scheduler
+from vla.models.pointer import Guess
 
 B, K, H, A, D = 3, 8, 4, 2, 32
 COMBINATIONS = [("flow", "euler"), ("diffusion", "ddpm"), ("diffusion", "ddim"), ("diffusion", "dpm++")]
@@ -27,7 +28,7 @@ def make_head(objective: str, sampler: str, prediction: str, inference_steps: in
 def make_context() -> Context:
     """Three observations as different as can be."""
     tokens = torch.randn(B, 5, D, generator=torch.Generator().manual_seed(1))
-    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), torch.zeros(B, 0, 1))
+    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), Guess(torch.zeros(B, 0, 1), torch.zeros(B, 0, 1, 1)))
 
 
 def overfit(head: DiffusionHead, context: Context, action: torch.Tensor, steps: int = 250) -> None:
@@ -64,14 +65,14 @@ def test_a_chunk_depends_on_its_noise_and_context_only(objective: str, sampler: 
     chunks = head.sample(context, noise(), BOUNDS)
     torch.manual_seed(2)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS), chunks, rtol=0, atol=0)
-    last = Context(context.tokens[2:], context.mask[2:], context.waypoints[2:])
+    last = Context(context.tokens[2:], context.mask[2:], context.keyframes)
     torch.testing.assert_close(head.sample(last, noise()[2:], BOUNDS), chunks[2:])
     assert (head.sample(context, noise() + 1, BOUNDS) - chunks).abs().max() > 1e-3
 
 
 def test_guidance_goes_from_unconditional_over_conditional_beyond() -> None:
     head, context = lively(make_head("flow", "euler", "sample", inference_steps=2)), make_context()
-    other = Context(context.tokens.flip(0), context.mask, context.waypoints)
+    other = Context(context.tokens.flip(0), context.mask, context.keyframes)
     plain, withheld = head.sample(context, noise(), BOUNDS), head.sample(other, noise(), BOUNDS)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS, other, guidance=1.0), plain, rtol=0, atol=0)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS, other, guidance=0.0), withheld)

@@ -46,7 +46,7 @@ def make_batch(valid: list[int], *, seed: int = 0, history: int = 1, cameras: tu
         ),
         action=normal(H, A),
         valid=torch.arange(H) < torch.tensor(valid)[:, None],
-        waypoints=normal(W, S),
+        keyframes=normal(W, S),
         stratum=torch.zeros(size, dtype=torch.int64),
         total=sum(valid) * A,
         noise=normal(4, H, A),
@@ -279,5 +279,5 @@ def row_of(batch: Batch, row: int) -> Batch:
             instruction=observation.instruction[rows],
             images={name: images[rows] for name, images in observation.images.items()},
         ),
-        **{name: getattr(batch, name)[rows] for name in ("action", "valid", "waypoints", "stratum", "noise", "time")},
+        **{name: getattr(batch, name)[rows] for name in ("action", "valid", "keyframes", "stratum", "noise", "time")},
     )

@@ -1,6 +1,6 @@
 """From segments to training batches: everything about batch k, noise included, is a pure function of (seed, k).
 
-Shapes: B global batch, b slots of one process, T history, H horizon, A action, S state, W waypoints, K noise samples,
+Shapes: B global batch, b slots of one process, T history, H horizon, A action, S state, W keyframes, K noise samples,
 F flat image features, Y X pixels, N segments.
 """
 
@@ -19,6 +19,7 @@ from vla.config import Config
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
+from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
 
@@ -83,6 +84,7 @@ class BatchSource:
         self.data = data
         self._config = config
         self._caches = caches
+        self._switches = [switch_frames(dataset.column("action")) for dataset in data.datasets]
         lengths = data.observations(config.data.frame_stride)
         self._sampler = StratifiedSampler(
             data.stratum, lengths, data.share, config.training.batch_size, config.training.seed
@@ -108,11 +110,11 @@ class BatchSource:
         frame = segments.start[segment] + self._config.data.frame_stride * offset
         # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
         chunk = np.minimum(frame[:, None] + np.arange(model.horizon), stop[:, None] - 1)  # [b, H]
-        future = np.minimum(frame[:, None] + np.array(model.waypoints, dtype=np.int64), stop[:, None] - 1)  # [b, W]
         past = frame[:, None] - np.arange(model.history)[::-1]  # [b, T]
         exists = past >= self._episode_start(segment)[:, None]
         past = np.maximum(past, self._episode_start(segment)[:, None])
         dataset = segments.dataset[segment]
+        keyframes = self._keyframes(dataset, frame, stop - 1)  # [b, W]
         instructions = ["" if blank else text
                         for blank, text in zip(withheld[slots], segments.instruction[segment], strict=True)]
         observation = Observation(
@@ -125,7 +127,7 @@ class BatchSource:
             observation=observation,
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
             valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) < stop[:, None]),
-            waypoints=torch.from_numpy(self._gather(dataset, future, "state")),
+            keyframes=torch.from_numpy(self._gather(dataset, keyframes, "state")),
             stratum=torch.from_numpy(stratum),
             total=total,
             noise=torch.from_numpy(noise[slots]),
@@ -143,6 +145,14 @@ class BatchSource:
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, self._config.data.frame_stride) - age, earliest)] = True
         return np.flatnonzero(used)
+
+    def _keyframes(self, dataset: np.ndarray, frame: np.ndarray, last: np.ndarray) -> np.ndarray:
+        """[b, W] frames: the next keyframes after `frame` [b] in segments that end with `last` [b]."""
+        keyframes = np.empty((len(frame), self._config.model.keyframes), dtype=np.int64)
+        for number, switches in enumerate(self._switches):
+            here = dataset == number
+            keyframes[here] = next_keyframes(switches, frame[here], last[here], keyframes.shape[1])
+        return keyframes
 
     def _valid_components(self, segment: np.ndarray, offset: np.ndarray) -> int:
         """Action components inside their segments, in the chunks of the global batch."""

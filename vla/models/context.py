@@ -4,11 +4,12 @@ The grid is long and the head is called many times (noise samples, denoising ste
 few tokens that know what they look for; the head then attends only to those and to the instruction.
 
 Shapes: B batch, T history, F flat features, N image cells (all frames and cameras), L instruction tokens, Q latents,
-M = T + Q + L context tokens, D width, S state, W waypoints.
+M = T + Q + L context tokens, D width, S state, W keyframes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
@@ -19,7 +20,10 @@ from torch import Tensor, nn
 from vla.config import ModelConfig
 from vla.models.layers import Attention, FeedForward, grid_positions
 from vla.models.normalizer import Normalizer
+from vla.models.pointer import Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
+
+SEEN = 0.5  # a state component is seen if positions in some camera explain this much of its variance
 
 
 @dataclass
@@ -28,18 +32,20 @@ class Context:
 
     tokens: Tensor  # [B, M, D]
     mask: Tensor  # [B, M] bool, True where there is a token
-    waypoints: Tensor  # [B, W, S] predicted future states, normalised
+    keyframes: Guess  # where the motion leads to
 
 
 class ContextReader(nn.Module):
+    seen: Tensor  # [S] 1 for state components that can be pointed at in the picture, else 0
+
     def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int, state_dim: int) -> None:
         """`grids`: layout of the taps of every camera."""
         super().__init__()
-        if config.latents < len(config.waypoints):
+        if config.latents < config.keyframes:
             raise ValueError(
-                f"model.latents is {config.latents}, but each of the {len(config.waypoints)} model.waypoints needs one"
+                f"model.latents is {config.latents}, but each of the {config.keyframes} model.keyframes needs one"
             )
-        self.images = ImageTokens(config, grids)
+        self.images = ImageTokens(config, grids, state_dim)
         self.mention = MentionBlock(config)
         self.text = nn.Sequential(nn.Linear(text_channels, config.width), nn.LayerNorm(config.width))
         self.withheld = nn.Parameter(torch.randn(1, config.width) * 0.02)  # stands in for an empty instruction
@@ -50,8 +56,9 @@ class ContextReader(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.blocks = nn.ModuleList(ReaderBlock(config) for _ in range(config.reader_layers))
         self.norm = nn.LayerNorm(config.width)
-        self.waypoint_count = len(config.waypoints)
-        self.waypoints = nn.Linear(config.width, state_dim)
+        self.keyframes = config.keyframes
+        self.pointer = Pointer(config, state_dim)
+        self.register_buffer("seen", torch.ones(state_dim))
 
     def forward(self, text: Tensor, text_mask: Tensor, features: dict[str, Tensor], state: Tensor,
                 history_valid: Tensor | None) -> Context:
@@ -69,15 +76,31 @@ class ContextReader(nn.Module):
         text_mask[:, 0] |= empty
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
-        cells, places, cells_mask = self.images(features, history_valid)
+        cells, places, states, cells_mask = self.images(features, history_valid)
         cells = self.mention(cells, words, text_mask)
+        placed = cells + places
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         mask = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents)), text_mask], dim=1)
         for block in self.blocks:
-            tokens = block(tokens, words, mask, cells, cells + places, cells_mask)
-        tokens = self.norm(tokens)
-        waypoints = self.waypoints(tokens[:, history : history + self.waypoint_count])
-        return Context(torch.cat([tokens, words], dim=1), mask, waypoints)
+            tokens = block(tokens, words, mask, cells, placed, cells_mask)
+        past, pointing, other = self.norm(tokens).split(
+            [history, self.keyframes, len(self.latents) - self.keyframes], dim=1
+        )
+        pointing, keyframes = self.pointer(pointing, cells, placed, states, cells_mask)
+        return Context(torch.cat([past, pointing, other, words], dim=1), mask, keyframes)
+
+    @torch.no_grad()
+    def fit(self, samples: Mapping[str, tuple[Tensor, Tensor]], state: Tensor) -> None:
+        """Fit what isn't learnt to a sample of the data.
+
+        Args:
+            samples: camera -> features [n, F] of n frames and of the frames after them.
+            state: [n, S] normalised, halfway between the two.
+        """
+        explained = [self.images.fit(camera, *pair, state) for camera, pair in samples.items()]
+        seen = torch.stack(explained).amax(dim=0) > SEEN
+        # Where no camera tells the state, all of it is to be guessed, as well as that goes.
+        self.seen.copy_(seen if seen.any() else torch.ones_like(self.seen))
 
 
 class ImageTokens(nn.Module):
@@ -87,7 +110,7 @@ class ImageTokens(nn.Module):
     would remember scenes instead of reading instructions.
     """
 
-    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]]) -> None:
+    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], state_dim: int) -> None:
         super().__init__()
         self.grids = grids
         self.merge = config.vision.merge
@@ -109,38 +132,57 @@ class ImageTokens(nn.Module):
             self.register_buffer(f"positions_{camera}", positions, persistent=False)
         fourier = grid_positions(1, 1).shape[1]
         self.position = nn.ModuleDict({camera: nn.Linear(fourier, config.width) for camera in grids})
+        self.state = nn.ModuleDict({camera: nn.Linear(fourier, state_dim) for camera in grids})
         self.age = nn.Parameter(torch.zeros(config.history, config.width))
 
-    def fit(self, camera: str, features: Tensor) -> None:
-        """Standardise every channel by its mean and spread over `features` [n, F], a sample of the data.
+    def fit(self, camera: str, before: Tensor, after: Tensor, state: Tensor) -> Tensor:
+        """Standardise the channels, and find out which state each cell stands for.
 
         Channels of a pretrained encoder differ in scale by orders of magnitude, and an empty table is most of an image.
+        Where the image changes is where the robot moves: that calibrates the camera before training begins.
+
+        Args:
+            before: [n, F] features of sampled frames; after: [n, F] of the frames that follow. state: [n, S].
+
+        Returns:
+            Share [S] of the variance of each state component that positions in the image explain.
         """
-        cells = to_grid(features.float(), self.grids[camera])
+        cells = to_grid(before.float(), self.grids[camera])
         spread, mean = torch.std_mean(cells, dim=(0, 2, 3))
         normalizer = cast(Normalizer, self.normalize[camera])
         normalizer.fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
-
-    def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Contents [B, N, D], places [N, D], and a mask [B, N] (None where every frame exists)."""
-        cells = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
-        places = torch.cat([self._places(camera) for camera in self.grids])
-        places = rearrange(self.age, "t d -> t 1 d") + places
-        mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=cells.shape[2])
-        return rearrange(cells, "b t n d -> b (t n) d"), rearrange(places, "t n d -> (t n) d"), mask
-
-    def _places(self, camera: str) -> Tensor:
-        """[h * w, D]."""
+        change = self._cells(camera, after) - self._cells(camera, before)
         positions = self.get_buffer(f"positions_{camera}")
-        return self.position[camera](positions)
+        slopes, intercepts, explained = locate(change.square().mean(dim=-1), positions[:, :2], state)
+        states = cast(nn.Linear, self.state[camera])
+        states.weight.zero_()
+        states.weight[:, :2] = slopes
+        states.bias.copy_(intercepts)
+        return explained
+
+    def forward(
+        self, features: dict[str, Tensor], history_valid: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+        """Contents [B, N, D], places [N, D], states that cells stand for [N, S], and a mask [B, N] (None where every
+        frame exists)."""
+        cells = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+        places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        places = rearrange(self.age, "t d -> t 1 d") + places
+        states = torch.cat([self.state[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        states = repeat(states, "n s -> (t n) s", t=len(self.age))
+        mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=cells.shape[2])
+        return rearrange(cells, "b t n d -> b (t n) d"), rearrange(places, "t n d -> (t n) d"), states, mask
 
     def _contents(self, camera: str, features: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
-        batch = len(features)
-        cells = to_grid(rearrange(features, "b t f -> (b t) f").float(), self.grids[camera])
-        cells = self.normalize[camera](rearrange(cells, "bt c h w -> bt h w c"))
-        cells = rearrange(cells, "bt (h i) (w j) c -> bt (h w) (i j c)", i=self.merge, j=self.merge)
-        return rearrange(self.project[camera](cells), "(b t) n d -> b t n d", b=batch)
+        cells = self._cells(camera, rearrange(features, "b t f -> (b t) f"))
+        return rearrange(self.project[camera](cells), "(b t) n d -> b t n d", b=len(features))
+
+    def _cells(self, camera: str, features: Tensor) -> Tensor:
+        """[n, F] -> [n, h * w, C] standardised, neighbours merged."""
+        cells = to_grid(features.float(), self.grids[camera])
+        cells = self.normalize[camera](rearrange(cells, "n c h w -> n h w c"))
+        return rearrange(cells, "n (h i) (w j) c -> n (h w) (i j c)", i=self.merge, j=self.merge)
 
 
 class MentionBlock(nn.Module):

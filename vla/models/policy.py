@@ -1,6 +1,6 @@
 """The policy: pretrained encoders, context reader and diffusion head as one self-contained transformers model.
 
-Shapes: B batch, T history, H horizon, A action, S state, K noise samples, F flat image features, W waypoints,
+Shapes: B batch, T history, H horizon, A action, S state, K noise samples, F flat image features, W keyframes,
 Y X pixels.
 """
 
@@ -93,7 +93,6 @@ class VLAPolicy(PreTrainedModel):
         self.head = DiffusionHead(model, config.action_dim)
         self.normalize_state = Normalizer(config.state_dim)
         self.normalize_action = Normalizer(config.action_dim)
-        self.waypoint_weight = model.waypoint_weight if model.waypoints else 0.0
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -203,10 +202,8 @@ class VLAPolicy(PreTrainedModel):
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
         sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
-        if self.waypoint_weight:
-            miss = (context.waypoints - self.normalize_state(batch.waypoints)).square().mean(dim=(1, 2))
-            sums = sums + self.waypoint_weight * miss * counts
-        return sums, counts
+        surprise = context.keyframes.surprise(self.normalize_state(batch.keyframes), self.reader.seen)
+        return sums + self.config.model.keyframe_weight * surprise * counts, counts
 
     # ---- acting
 

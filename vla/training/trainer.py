@@ -383,11 +383,18 @@ def _statistics(policy: VLAPolicy, data: TrainingData) -> Iterator[tuple[Normali
 
 
 @torch.no_grad()
-def fit_image_tokens(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -> None:
-    """Standardise the vision encoder's channels over `samples` frames, spread evenly over the data set."""
+def fit_reader(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -> None:
+    """Fit the reader to `samples` frames, spread evenly over the data set, and those that follow in their episodes."""
     frames = np.linspace(0, dataset.num_frames - 1, min(samples, dataset.num_frames)).astype(np.int64)
-    for camera in dataset.cameras:
-        policy.reader.images.fit(camera, policy.encode_images(torch.from_numpy(dataset.frames(camera, frames))))
+    stop = dataset.episodes.stop
+    after = np.minimum(frames + 1, stop[np.searchsorted(stop, frames, side="right")] - 1)
+    state = torch.from_numpy((dataset.state(frames) + dataset.state(after)) / 2).float()
+
+    def encode(camera: str, frames: np.ndarray) -> Tensor:
+        return policy.encode_images(torch.from_numpy(dataset.frames(camera, frames)))
+
+    pairs = {camera: (encode(camera, frames), encode(camera, after)) for camera in dataset.cameras}
+    policy.reader.fit(pairs, policy.normalize_state(state))
 
 
 def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
@@ -405,7 +412,7 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
         instructions=sorted(set(data.segments.instruction))[:200],
     )
     fit_normalizers(policy, data)
-    fit_image_tokens(policy, first)
+    fit_reader(policy, first)
     return policy
 
 
@@ -458,10 +465,9 @@ def _checked(config: Config) -> Config:
 
 
 def _leaves_some_unused(model: ModelConfig) -> bool:
-    """Whether parameters may be left without a gradient: an encoder's pooler or the blocks behind the last tap, or what
-    only predicts waypoints. DDP must know."""
-    encoders_learn = model.text.train != "none" or model.vision.train != "none"
-    return encoders_learn or not (model.waypoint_weight and model.waypoints)
+    """Whether parameters may be left without a gradient (an encoder's pooler, the blocks behind the last tap): DDP must
+    know."""
+    return model.text.train != "none" or model.vision.train != "none"
 
 
 def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:

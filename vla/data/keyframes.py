@@ -1,0 +1,34 @@
+"""Keyframes: where something is taken or let go, and where a segment ends (James & Davison 2022).
+
+They are the places that a motion leads to, so a policy that has to say where they are must find what its instruction
+names.
+
+Shapes: n frames, A action, m switches, b queries, W keyframes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+AT_REST = 0.95  # share of frames in which a component must be at one of its two positions to be a switch
+NEAR = 0.1  # of the way from one position to the other still counts as there
+
+
+def switch_frames(actions: np.ndarray) -> np.ndarray:
+    """Frames [m] at which a component of `actions` [n, A] that knows two positions (a gripper) goes to the other."""
+    low, high = actions.min(axis=0), actions.max(axis=0)
+    moves = high > low
+    position = (actions[:, moves] - low[moves]) / (high - low)[moves]  # in [0, 1]
+    at_rest = (np.abs(position - 0.5) >= 0.5 - NEAR).mean(axis=0)
+    on = position[:, at_rest >= AT_REST] > 0.5
+    return np.flatnonzero((on[1:] != on[:-1]).any(axis=1)) + 1
+
+
+def next_keyframes(switches: np.ndarray, frame: np.ndarray, last: np.ndarray, count: int) -> np.ndarray:
+    """The `count` keyframes [b, W] after `frame` [b] in segments whose last frames are `last` [b].
+
+    Those are the segment's switches in order, then its last frame as often as there are too few.
+    """
+    after = np.searchsorted(switches, frame, side="right")[:, None] + np.arange(count)
+    endless = np.append(switches, np.iinfo(np.int64).max)
+    return np.minimum(endless[np.minimum(after, len(switches))], last[:, None])
