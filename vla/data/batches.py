@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -84,7 +84,6 @@ class BatchSource:
         self.data = data
         self._config = config
         self._caches = caches
-        self._switches = [switch_frames(dataset.column("action")) for dataset in data.datasets]
         lengths = data.observations(config.data.frame_stride)
         self._sampler = StratifiedSampler(
             data.stratum, lengths, data.share, config.training.batch_size, config.training.seed
@@ -145,6 +144,11 @@ class BatchSource:
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, self._config.data.frame_stride) - age, earliest)] = True
         return np.flatnonzero(used)
+
+    @cached_property
+    def _switches(self) -> list[np.ndarray]:
+        """Of each data set. Only batches need them, and finding them reads every action."""
+        return [switch_frames(dataset.column("action")) for dataset in self.data.datasets]
 
     def _keyframes(self, dataset: np.ndarray, frame: np.ndarray, last: np.ndarray) -> np.ndarray:
         """[b, W] frames: the next keyframes after `frame` [b] in segments that end with `last` [b]."""
