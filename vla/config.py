@@ -97,7 +97,7 @@ class DiffusionConfig(Section):
     """Discrete diffusion times."""
     inference_steps: Positive = 6
     """Denoising steps for one chunk."""
-    noise_samples: Positive = 4
+    noise_samples: Positive = 2
     """Noises and times drawn per observation: the context is read once and shared by all."""
 
     @model_validator(mode="after")
@@ -120,26 +120,28 @@ class ModelConfig(Section):
     """Channels of every token."""
     heads: Positive = 4
     """Attention heads."""
-    reader_layers: Positive = 3
-    """Blocks in which instruction, state and latent tokens read the image grid."""
+    reader_layers: Positive = 1
+    """Blocks in which state and latent tokens hear the instruction and look around in the image grid."""
     latents: Positive = 8
-    """Learned tokens that summarise what the instruction tokens don't carry."""
+    """Learned tokens that summarise what neither instruction nor keyframes tell."""
     head_layers: Positive = 3
     """Blocks of the diffusion transformer."""
     dropout: Fraction = 0.0
     horizon: Positive = 16
     """Actions in a chunk (H)."""
-    actions_per_token: Positive = 2
+    actions_per_token: Positive = 4
     """Consecutive actions that form one token of the diffusion transformer."""
     history: Positive = 1
     """Observations the policy sees (T), the current one included."""
     instruction_dropout: Fraction = 0.1
     """Share of training observations whose instruction is withheld; makes classifier-free guidance possible."""
     keyframes: Positive = 2
-    """The context also points out where the robot will be at so many next keyframes (something is taken or let go, or
-    the segment ends): a direct gradient for finding what the instruction names."""
-    keyframe_weight: float = Field(default=1.0, ge=0)
-    """Weight of that auxiliary loss; 0 removes it."""
+    """The context points out where the robot will be at so many next keyframes (something is taken or let go, or the
+    segment ends): a direct gradient for finding what the instruction names. Each builds on the one before."""
+    references: Positive = 3
+    """Things in the picture that an instruction can name at a time."""
+    keyframe_weight: float = Field(default=1.0, gt=0)
+    """Weight of the keyframes' loss beside that of the actions."""
     normalization: Literal["quantile", "mean_std", "min_max"] = "quantile"
 
     @model_validator(mode="after")

@@ -91,7 +91,7 @@ class TestContinuing:
         [
             {},
             {"model__dropout": 0.2, "model__history": 2, "training__accumulation": 2},
-            {"model__vision__train": 2, "model__text__train": "all", "model__keyframe_weight": 0.0},
+            {"model__vision__train": 2, "model__text__train": "all"},
             {"training__ema": 0.0, "model__diffusion__objective": "diffusion", "model__diffusion__sampler": "ddim"},
         ],
         ids=["plain", "dropout", "encoders", "without averaging"],
@@ -187,7 +187,6 @@ class TestStopping:
             ({"evaluation__every": 2}, ConfigError, r"evaluation\.every is set, but evaluation\.env is not"),
             ({"training__accumulation": 3}, TrainingError, "multiple of 3"),
             ({"model__vision__merge": 3}, ValueError, r"model\.vision\.merge 3 doesn't divide"),
-            ({"model__latents": 1}, ValueError, r"model\.latents is 1.*model\.keyframes"),
             pytest.param({"training__precision": "fp16"}, ConfigError, r"fp16, which needs a GPU",
                          marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")),
         ],

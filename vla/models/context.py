@@ -1,10 +1,11 @@
-"""The context reader: state and a few learned tokens hear the instruction and read the full image grid.
+"""The context reader: finds where the motion leads to and reads the full image grid, once for all that the head does.
 
-The grid is long and the head is called many times (noise samples, denoising steps), so the reading is done once, by a
-few tokens that know what they look for; the head then attends only to those and to the instruction.
+The grid is long and the head is called many times (noise samples, denoising steps), so the reading is done once: a
+pointer chooses the next keyframes, state and a few learned tokens hear the instruction and look around; the head then
+attends only to those and to the instruction.
 
 Shapes: B batch, T history, F flat features, N image cells (all frames and cameras), L instruction tokens, Q latents,
-M = T + Q + L context tokens, D width, S state, W keyframes.
+W keyframes, M = T + Q + W + L context tokens, D width, S state.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from vla.config import ModelConfig
 from vla.models.layers import Attention, FeedForward, grid_positions
 from vla.models.normalizer import Normalizer
-from vla.models.pointer import Guess, Pointer, locate
+from vla.models.pointer import Cells, Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
 
 SEEN = 0.5  # a state component is seen if positions in some camera explain this much of its variance
@@ -41,14 +42,10 @@ class ContextReader(nn.Module):
     def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int, state_dim: int) -> None:
         """`grids`: layout of the taps of every camera."""
         super().__init__()
-        if config.latents < config.keyframes:
-            raise ValueError(
-                f"model.latents is {config.latents}, but each of the {config.keyframes} model.keyframes needs one"
-            )
         self.images = ImageTokens(config, grids, state_dim)
-        self.mention = MentionBlock(config)
         self.text = nn.Sequential(nn.Linear(text_channels, config.width), nn.LayerNorm(config.width))
         self.withheld = nn.Parameter(torch.randn(1, config.width) * 0.02)  # stands in for an empty instruction
+        self.pointer = Pointer(config, state_dim)
         self.state = nn.Sequential(
             nn.Linear(state_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width)
         )
@@ -56,17 +53,16 @@ class ContextReader(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.blocks = nn.ModuleList(ReaderBlock(config) for _ in range(config.reader_layers))
         self.norm = nn.LayerNorm(config.width)
-        self.keyframes = config.keyframes
-        self.pointer = Pointer(config, state_dim)
         self.register_buffer("seen", torch.ones(state_dim))
 
     def forward(self, text: Tensor, text_mask: Tensor, features: dict[str, Tensor], state: Tensor,
-                history_valid: Tensor | None) -> Context:
+                history_valid: Tensor | None, keyframes: Tensor | None = None) -> Context:
         """
         Args:
             text: [B, L, E] instruction tokens; text_mask: [B, L]. A row without any token is a withheld instruction.
             features: camera -> [B, T, F] flat features.
             state: [B, T, S] normalised. history_valid: [B, T] bool, None where every frame exists.
+            keyframes: [B, W, S] normalised, where they are known (in training).
         """
         batch, history = state.shape[:2]
         words = self.text(text)
@@ -76,18 +72,14 @@ class ContextReader(nn.Module):
         text_mask[:, 0] |= empty
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
-        cells, places, states, cells_mask = self.images(features, history_valid)
-        cells = self.mention(cells, words, text_mask)
-        placed = cells + places
+        cells = self.images(features, history_valid)
+        pointed, guess = self.pointer(words, text_mask, cells, state[:, -1], self.seen, keyframes)
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
-        mask = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents)), text_mask], dim=1)
+        exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:
-            tokens = block(tokens, words, mask, cells, placed, cells_mask)
-        past, pointing, other = self.norm(tokens).split(
-            [history, self.keyframes, len(self.latents) - self.keyframes], dim=1
-        )
-        pointing, keyframes = self.pointer(pointing, cells, placed, states, cells_mask)
-        return Context(torch.cat([past, pointing, other, words], dim=1), mask, keyframes)
+            tokens = block(tokens, words, torch.cat([exists, text_mask], dim=1), cells)
+        mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), text_mask], dim=1)
+        return Context(torch.cat([self.norm(tokens), pointed, words], dim=1), mask, guess)
 
     @torch.no_grad()
     def fit(self, samples: Mapping[str, tuple[Tensor, Tensor]], state: Tensor) -> None:
@@ -106,8 +98,8 @@ class ContextReader(nn.Module):
 class ImageTokens(nn.Module):
     """Encoder features of all cameras and frames: what is in every cell, and apart from it where and when that is.
 
-    Kept apart, so that cells are found by what they show and not by where they lie: a policy that could look a place up
-    would remember scenes instead of reading instructions.
+    Kept apart, so that things are found by what they look like and not by where they lie: a policy that could look a
+    place up would remember scenes instead of reading instructions.
     """
 
     def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], state_dim: int) -> None:
@@ -131,6 +123,7 @@ class ImageTokens(nn.Module):
             positions = grid_positions(height // self.merge, width // self.merge)
             self.register_buffer(f"positions_{camera}", positions, persistent=False)
         fourier = grid_positions(1, 1).shape[1]
+        self.norm = nn.LayerNorm(config.width)
         self.position = nn.ModuleDict({camera: nn.Linear(fourier, config.width) for camera in grids})
         self.state = nn.ModuleDict({camera: nn.Linear(fourier, state_dim) for camera in grids})
         self.age = nn.Parameter(torch.zeros(config.history, config.width))
@@ -160,18 +153,16 @@ class ImageTokens(nn.Module):
         states.bias.copy_(intercepts)
         return explained
 
-    def forward(
-        self, features: dict[str, Tensor], history_valid: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """Contents [B, N, D], places [N, D], states that cells stand for [N, S], and a mask [B, N] (None where every
-        frame exists)."""
-        cells = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+    def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> Cells:
+        """camera -> [B, T, F] flat features, and which of the frames exist, [B, T]."""
+        contents = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+        mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
+        shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
         places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
-        places = rearrange(self.age, "t d -> t 1 d") + places
+        places = rearrange(rearrange(self.age, "t d -> t 1 d") + places, "t n d -> (t n) d")
         states = torch.cat([self.state[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
-        mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=cells.shape[2])
-        return rearrange(cells, "b t n d -> b (t n) d"), rearrange(places, "t n d -> (t n) d"), states, mask
+        return Cells(shows, shows + places, states, mask)
 
     def _contents(self, camera: str, features: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
@@ -185,22 +176,6 @@ class ImageTokens(nn.Module):
         return rearrange(cells, "n (h i) (w j) c -> n (h w) (i j c)", i=self.merge, j=self.merge)
 
 
-class MentionBlock(nn.Module):
-    """Every image cell hears the instruction and learns whether it is spoken of, before anybody looks for it."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.norms = nn.ModuleList(nn.LayerNorm(config.width) for _ in range(3))
-        self.hear = Attention(config.width, config.heads)
-        self.think = FeedForward(config.width, config.dropout, expansion=2)
-
-    def forward(self, cells: Tensor, words: Tensor, mask: Tensor) -> Tensor:
-        """cells [B, N, D], words [B, L, D], mask [B, L] -> [B, N, D]."""
-        hear, think, out = self.norms
-        cells = cells + self.hear(hear(cells), words, mask)
-        return out(cells + self.think(think(cells)))
-
-
 class ReaderBlock(nn.Module):
     """Tokens talk to each other and hear the instruction, read the image, think."""
 
@@ -211,11 +186,10 @@ class ReaderBlock(nn.Module):
         self.read = Attention(config.width, config.heads)
         self.think = FeedForward(config.width, config.dropout)
 
-    def forward(self, tokens: Tensor, words: Tensor, mask: Tensor, cells: Tensor, placed: Tensor,
-                cells_mask: Tensor | None) -> Tensor:
-        """tokens [B, T + Q, D], words [B, L, D]; mask [B, T + Q + L] covers both. Cells and placed cells [B, N, D]."""
+    def forward(self, tokens: Tensor, words: Tensor, mask: Tensor, cells: Cells) -> Tensor:
+        """tokens [B, T + Q, D], words [B, L, D]; mask [B, T + Q + L] covers both."""
         talk, read, think = self.norms
         normed = talk(tokens)
         tokens = tokens + self.talk(normed, torch.cat([normed, words], dim=1), mask)
-        tokens = tokens + self.read(read(tokens), cells, cells_mask, placed)
+        tokens = tokens + self.read(read(tokens), cells.shows, cells.mask, cells.placed)
         return tokens + self.think(think(tokens))

@@ -1,23 +1,48 @@
-"""Where a motion leads to, as a choice among the things in the picture.
+"""Where a motion leads to, as a choice among the places in the picture.
 
 A regression averages over everything that could be meant; a choice among image cells learns what is meant several times
-sooner. Each cell stands for a state of the robot (its tip over that cell), and the pointer predicts a mixture over
-them (Bishop 1994) with one more component for what no cell shows.
+sooner. Each cell stands for a state of the robot (its tip over that cell), and every keyframe is a mixture over the
+cells (Bishop 1994) with one more component for what no cell shows. It comes about in three steps, each of which is the
+same function in every scene and for every pair of things:
 
-Shapes: B batch, W keyframes, N image cells (all frames and cameras), D width, S state.
+    Plan        words -> what is to be done, whatever the picture shows
+    References  words -> the things they name: each reference picks its words, and the words pick cells by what these show
+    Choice      a cell scores itself by the plan, by where it lies, and by where it lies relative to the references and
+                to where the robot comes from
+
+Keyframes are chosen in turn, p(first | scene, words) p(second | scene, words, first) ...; "left of the star, nearest to
+where the disc was taken" needs the first for the second.
+
+Shapes: B batch, W keyframes, N image cells (all frames and cameras), L words, R references, D width, S state,
+F Fourier features of a state.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from vla.config import ModelConfig
 
 SPREAD = 0.15  # standard deviation of every component, normalised units: about half a cell of an 8 x 8 grid
+QUERIES = 8  # that a plan is read with
+FREQUENCIES = 5  # of the Fourier features: periods of 8, 4, 2, 1 and 0.5 normalised units
+SHARPNESS = 2.0  # of picking words and cells; at 1, references stay blurred for long
+UNLIKELY = -4.0  # initial score of the component that no cell stands for
+
+
+@dataclass
+class Cells:
+    """The image grid of all frames and cameras."""
+
+    shows: Tensor  # [B, N, D] what is in each cell
+    placed: Tensor  # [B, N, D] the same, and where and when that is
+    states: Tensor  # [N, S] the normalised state of the robot that each cell stands for
+    mask: Tensor | None  # [B, N] bool, None where every cell exists
 
 
 @dataclass
@@ -26,57 +51,171 @@ class Guess:
 
     log_weight: Tensor  # [B, W, N + 1]
     state: Tensor  # [B, W, N + 1, S] means, normalised
+    seen: Tensor  # [S] 1 for components of the state that count, else 0
 
-    @property
-    def mean(self) -> Tensor:
-        """[B, W, S]."""
-        return (self.log_weight.exp()[..., None] * self.state).sum(dim=2)
+    def mode(self) -> Tensor:
+        """The likeliest of the means, [B, W, S]: where most weight lies, not where one component has most."""
+        state = self.state * self.seen
+        log_density = self.log_weight[..., None, :] - (torch.cdist(state, state) / SPREAD).square() / 2
+        best = log_density.logsumexp(dim=-1).argmax(dim=-1)
+        return self.state.take_along_dim(best[..., None, None], dim=2).squeeze(2)
 
-    def surprise(self, state: Tensor, seen: Tensor) -> Tensor:
+    def nearest(self, state: Tensor) -> Tensor:
+        """What the guess would be if it chose right: the mean [B, W, S] of the components given the true states [B, W, S].
+
+        It has the guess's errors but not those of its choice, so what follows is learnt before choosing is.
+        """
+        share = (self.log_weight - self._distance(state) / 2).softmax(dim=2)
+        return einsum(share, self.state, "b w n, b w n s -> b w s")
+
+    def surprise(self, state: Tensor) -> Tensor:
         """Negative log-likelihood [B] of the true states [B, W, S], averaged over keyframes and state components.
 
-        Without its constant: 0 for a certain guess that is right. `seen` [S] is 1 for components that count, else 0.
+        Without its constant: 0 for a certain guess that is right.
         """
-        distance = (((rearrange(state, "b w s -> b w 1 s") - self.state) / SPREAD).square() * seen).sum(dim=-1)
-        return -(self.log_weight - distance / 2).logsumexp(dim=2).mean(dim=1) / seen.sum()
+        return -(self.log_weight - self._distance(state) / 2).logsumexp(dim=2).mean(dim=1) / self.seen.sum()
+
+    def _distance(self, state: Tensor) -> Tensor:
+        """Squared distance [B, W, N + 1] of the true states from every mean, in units of `SPREAD`."""
+        way = (rearrange(state, "b w s -> b w 1 s") - self.state) / SPREAD
+        return (way.square() * self.seen).sum(dim=-1)
 
 
 class Pointer(nn.Module):
-    """Tokens choose cells by what these show, and take along what is there and where it is."""
-
     def __init__(self, config: ModelConfig, state_dim: int) -> None:
         super().__init__()
         width = config.width
-        self.query = nn.Sequential(nn.Linear(width, width, bias=False), nn.LayerNorm(width))
-        self.key = nn.Sequential(nn.Linear(width, width, bias=False), nn.LayerNorm(width))
-        self.elsewhere = nn.Linear(width, 1)
-        self.detail = nn.Linear(width, state_dim)  # where in its cell a thing is
-        self.offset = _mlp(width, state_dim)  # how far from the thing the motion leads
-        self.unseen = _mlp(width, state_dim)  # the state that no cell stands for
-        nn.init.zeros_(self.detail.weight)
-        nn.init.zeros_(self.detail.bias)
+        self.keyframes = config.keyframes
+        self.plan = Plan(width)
+        self.phase = nn.Sequential(
+            nn.Linear(state_dim + config.keyframes, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.references = References(config)
+        self.choice = Choice(width, state_dim, config.references)
         self.content = nn.Linear(width, width)
-        self.place = nn.Linear(state_dim, width)
+        self.place = nn.Linear(2 * fourier_size(state_dim), width)
 
-    def forward(
-        self, tokens: Tensor, cells: Tensor, placed: Tensor, states: Tensor, mask: Tensor | None
-    ) -> tuple[Tensor, Guess]:
+    def forward(self, words: Tensor, words_mask: Tensor, cells: Cells, now: Tensor, seen: Tensor,
+                truth: Tensor | None = None) -> tuple[Tensor, Guess]:
         """
         Args:
-            tokens: [B, W, D], one a keyframe. cells: [B, N, D] contents; placed: [B, N, D] contents with places.
-            states: [N, S] the state that each cell stands for. mask: [B, N] bool, None where every cell exists.
+            words: [B, L, D]; words_mask: [B, L] bool.
+            now: [B, S] normalised state. seen: [S], 1 for components that cells can stand for, else 0.
+            truth: [B, W, S] the keyframes themselves. Where they are known, whatever builds on a keyframe builds on the
+                guess nearest to it.
 
         Returns:
-            Tokens [B, W, D] that have seen what they point at, and the guess.
+            Tokens [B, W, D], each with what it points at and where that is, and the guess.
         """
-        agreement = self.query(tokens) @ rearrange(self.key(cells), "b n d -> b d n") / tokens.shape[-1] ** 0.5
-        if mask is not None:
-            agreement = agreement.masked_fill(~rearrange(mask, "b n -> b 1 n"), -torch.inf)
-        log_weight = torch.cat([agreement, self.elsewhere(tokens)], dim=-1).log_softmax(dim=-1)
-        shown = rearrange(states + self.detail(cells), "b n s -> b 1 n s") + self.offset(tokens)[:, :, None]
-        guess = Guess(log_weight, torch.cat([shown, self.unseen(tokens)[:, :, None]], dim=2))
-        read = log_weight[..., :-1].exp() @ self.content(placed)
-        return tokens + read + self.place(guess.mean), guess
+        likeness, share = self.references(words, words_mask, cells)
+        between = fourier((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
+        around = rearrange(einsum(share, between, "b r m, n m f -> b n r f"), "b n r f -> b n (r f)")
+        plan = self.plan(words, words_mask)
+        came_from = now
+        tokens, guesses = [], []
+        for which in torch.eye(self.keyframes, device=now.device):
+            token = self.norm(plan + self.phase(torch.cat([now, which.expand(len(now), -1)], dim=1)))
+            guess = self.choice(token, cells, likeness, around, came_from, seen)
+            chosen = guess.mode() if truth is None else guess.nearest(truth[:, len(guesses), None])
+            came_from = rearrange(chosen, "b 1 s -> b s").detach()
+            tokens.append(token + self._found(cells, guess, came_from, now))
+            guesses.append(guess)
+        log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
+        state = torch.cat([guess.state for guess in guesses], dim=1)
+        return torch.stack(tokens, dim=1), Guess(log_weight, state, seen)
+
+    def _found(self, cells: Cells, guess: Guess, chosen: Tensor, now: Tensor) -> Tensor:
+        """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""
+        shown = guess.log_weight[:, 0, :-1].exp()
+        shown = einsum(shown, self.content(cells.placed), "b n, b n d -> b d")
+        places = fourier(torch.stack([chosen, chosen - now], dim=1) * guess.seen)
+        return shown + self.place(rearrange(places, "b two f -> b (two f)"))
+
+
+class Plan(nn.Module):
+    """What the instruction asks for: learned queries each pick a word or two."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(QUERIES, width) / 2)
+        self.key = nn.Linear(width, width)
+        self.value = nn.Linear(width, width)
+        self.out = nn.Sequential(nn.Linear(QUERIES * width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, words: Tensor, mask: Tensor) -> Tensor:
+        """Words [B, L, D] with a mask [B, L] -> [B, D]."""
+        picked = pick(self.queries, self.key(words), self.value(words), mask)
+        return self.out(rearrange(picked, "b q d -> b (q d)"))
+
+
+class References(nn.Module):
+    """The things that are named. Nobody says which: the choices that build on them do.
+
+    All words share one measure of likeness with cells, so what is learnt about finding the thing that is taken finds
+    every other thing that is named.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        self.role = nn.Parameter(torch.randn(config.references, width) / 2)
+        self.position = nn.Parameter(0.3 * torch.randn(config.text.max_tokens, width))  # first or second thing named
+        self.part = nn.Linear(width, width)
+        self.query = nn.Linear(width, width, bias=False)
+        self.query_norm = nn.LayerNorm(width)
+        self.key = nn.Linear(width, width, bias=False)
+        self.key_norm = nn.LayerNorm(width)
+
+    def forward(self, words: Tensor, words_mask: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Words [B, L, D] -> likeness [B, R, N] of what each reference looks for with each cell, and its softmax."""
+        parts = self.part(words + self.position[: words.shape[1]])
+        named = self.query_norm(pick(SHARPNESS * self.role, parts, self.query(words), words_mask))
+        keys = self.key_norm(self.key(cells.shows))
+        likeness = SHARPNESS * einsum(named, keys, "b r d, b n d -> b r n") / keys.shape[-1] ** 0.5
+        return likeness, masked(likeness, cells.mask).softmax(dim=-1)
+
+
+class Choice(nn.Module):
+    """Cells score themselves as the place of one keyframe, and say where exactly it would be."""
+
+    def __init__(self, width: int, state_dim: int, references: int) -> None:
+        super().__init__()
+        features = fourier_size(state_dim)
+        self.token = nn.Linear(width, width)
+        self.where = nn.Linear(features, width)
+        self.relative = nn.Linear((1 + references) * features, width)
+        # What a cell shows (is there room?) comes in later than geometry: it is no way to find the thing that is named.
+        self.cell = zeros(nn.Linear(width, width))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.think = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
+        self.score = nn.Linear(width, 1)
+        self.offset = zeros(nn.Linear(width, state_dim))
+        self.named = nn.Linear(width, references)
+        self.elsewhere = zeros(nn.Linear(width, 1))
+        self.unseen = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeros(nn.Linear(width, state_dim)))
+        with torch.no_grad():
+            self.elsewhere.bias.fill_(UNLIKELY)
+            self.named.bias.copy_(torch.arange(references) == 0)  # the first reference begins as the place itself
+
+    def forward(self, token: Tensor, cells: Cells, likeness: Tensor, around: Tensor, came_from: Tensor,
+                seen: Tensor) -> Guess:
+        """A guess [B, 1, ...] from a token [B, D].
+
+        Args:
+            likeness: [B, R, N]. around: [B, N, R * F], where each cell lies relative to the references.
+            came_from: [B, S] the keyframe before, or now.
+        """
+        way = fourier((cells.states - rearrange(came_from, "b s -> b 1 s")) * seen)
+        hidden = self.where(fourier(cells.states * seen)) + self.relative(torch.cat([way, around], dim=-1))
+        hidden = hidden + self.cell(cells.placed) + rearrange(self.token(token), "b d -> b 1 d")
+        hidden = self.think(self.norm(hidden))
+        score = rearrange(self.score(hidden), "b n 1 -> b n")
+        score = masked(score + einsum(self.named(token), likeness, "b r, b r n -> b n"), cells.mask)
+        log_weight = torch.cat([score, self.elsewhere(token)], dim=-1).log_softmax(dim=-1)
+        unseen = rearrange(self.unseen(token), "b s -> b 1 s")
+        state = torch.cat([cells.states + self.offset(hidden), unseen], dim=1)
+        return Guess(rearrange(log_weight, "b n -> b 1 n"), rearrange(state, "b n s -> b 1 n s"), seen)
 
 
 def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -97,9 +236,32 @@ def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Te
     return solution[:2].T, solution[2], explained
 
 
-def _mlp(width: int, out: int) -> nn.Sequential:
-    """A hidden layer, and nothing but zeros to begin with."""
-    last = nn.Linear(width, out)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
-    return nn.Sequential(nn.Linear(width, width), nn.GELU(), last)
+def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """Learned queries [Q, D] attend to keys [B, L, D] where the mask [B, L] allows it and read values: [B, Q, D]."""
+    fit = einsum(queries, keys, "q d, b l d -> b q l") / queries.shape[-1] ** 0.5
+    return masked(fit, mask).softmax(dim=-1) @ values
+
+
+def masked(score: Tensor, mask: Tensor | None) -> Tensor:
+    """Scores [B, N] or [B, ?, N] where the mask [B, N] allows it, else minus infinity."""
+    if mask is None:
+        return score
+    return score.masked_fill(~(mask if score.ndim == 2 else rearrange(mask, "b n -> b 1 n")), -torch.inf)
+
+
+def fourier(state: Tensor) -> Tensor:
+    """Features [..., F] of states or displacements [..., S] in normalised units (within about +-2)."""
+    frequencies = math.pi / 4 * 2.0 ** torch.arange(FREQUENCIES, device=state.device)
+    angles = (state[..., None] * frequencies).flatten(-2)
+    return torch.cat([state, angles.sin(), angles.cos()], dim=-1)
+
+
+def fourier_size(state_dim: int) -> int:
+    return state_dim * (1 + 2 * FREQUENCIES)
+
+
+def zeros(linear: nn.Linear) -> nn.Linear:
+    """The layer, answering zero to begin with."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear

@@ -175,13 +175,14 @@ class VLAPolicy(PreTrainedModel):
         """[B, Y, X, 3] uint8 of one camera -> flat features [B, F]."""
         return self.vision(images)
 
-    def read(self, observation: Observation) -> Context:
-        """Context tokens for a batch of observations."""
+    def read(self, observation: Observation, keyframes: Tensor | None = None) -> Context:
+        """Context tokens for a batch of observations; `keyframes` [B, W, S] normalised, where they are known."""
         text, mask = self.text(observation.instruction)
         # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
         mask = mask & torch.tensor([bool(i) for i in observation.instruction], device=mask.device)[:, None]
         return self.reader(
-            text, mask, self._features(observation), self.normalize_state(observation.state), observation.history_valid
+            text, mask, self._features(observation), self.normalize_state(observation.state),
+            observation.history_valid, keyframes,
         )
 
     def _features(self, observation: Observation) -> dict[str, Tensor]:
@@ -197,12 +198,13 @@ class VLAPolicy(PreTrainedModel):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
-        context = self.read(batch.observation)
+        keyframes = self.normalize_state(batch.keyframes)
+        context = self.read(batch.observation, keyframes)
         action = self.normalize_action(_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
         sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
-        surprise = context.keyframes.surprise(self.normalize_state(batch.keyframes), self.reader.seen)
+        surprise = context.keyframes.surprise(keyframes)
         return sums + self.config.model.keyframe_weight * surprise * counts, counts
 
     # ---- acting
