@@ -32,6 +32,7 @@ SPREAD = 0.15  # standard deviation of every component, normalised units: about 
 QUERIES = 8  # that a plan is read with
 FREQUENCIES = 5  # of the Fourier features: periods of 8, 4, 2, 1 and 0.5 normalised units
 SHARPNESS = 2.0  # of picking words and cells; at 1, references stay blurred for long
+PART = 0.2  # share of a sentence that a reference begins with (standard deviation)
 UNLIKELY = -4.0  # initial score of the component that no cell stands for
 
 
@@ -110,7 +111,7 @@ class Pointer(nn.Module):
         """
         likeness, share = self.references(words, words_mask, cells)
         between = fourier((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
-        around = rearrange(einsum(share, between, "b r m, n m f -> b n r f"), "b n r f -> b n (r f)")
+        around = einsum(share, between, "b r m, n m f -> b n r f")
         plan = self.plan(words, words_mask)
         came_from = now
         tokens, guesses = [], []
@@ -156,11 +157,16 @@ class References(nn.Module):
     every other thing that is named.
     """
 
+    begins: Tensor  # [R] relative position in the sentence
+
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
         self.role = nn.Parameter(torch.randn(config.references, width) / 2)
-        self.position = nn.Parameter(0.3 * torch.randn(config.text.max_tokens, width))  # first or second thing named
+        self.position = nn.Parameter(0.3 * torch.randn(config.text.max_tokens, width))
+        # Things are named one after the other: references begin with different parts of the sentence, or several of
+        # them settle on one thing and none on the other.
+        self.register_buffer("begins", (torch.arange(config.references) + 0.5) / config.references, persistent=False)
         self.part = nn.Linear(width, width)
         self.query = nn.Linear(width, width, bias=False)
         self.query_norm = nn.LayerNorm(width)
@@ -170,10 +176,17 @@ class References(nn.Module):
     def forward(self, words: Tensor, words_mask: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
         """Words [B, L, D] -> likeness [B, R, N] of what each reference looks for with each cell, and its softmax."""
         parts = self.part(words + self.position[: words.shape[1]])
-        named = self.query_norm(pick(SHARPNESS * self.role, parts, self.query(words), words_mask))
+        prior = -((self._relative_position(words_mask) - self.begins[:, None]) / PART).square() / 2
+        named = self.query_norm(pick(SHARPNESS * self.role, parts, self.query(words), words_mask, prior))
         keys = self.key_norm(self.key(cells.shows))
         likeness = SHARPNESS * einsum(named, keys, "b r d, b n d -> b r n") / keys.shape[-1] ** 0.5
         return likeness, masked(likeness, cells.mask).softmax(dim=-1)
+
+    def _relative_position(self, words_mask: Tensor) -> Tensor:
+        """[B, 1, L]: 0 for the first word, 1 for the last."""
+        count = words_mask.sum(dim=1, keepdim=True)
+        position = torch.arange(words_mask.shape[1], device=words_mask.device) / (count - 1).clamp(min=1)
+        return rearrange(position, "b l -> b 1 l")
 
 
 class Choice(nn.Module):
@@ -192,6 +205,7 @@ class Choice(nn.Module):
         self.score = nn.Linear(width, 1)
         self.offset = zeros(nn.Linear(width, state_dim))
         self.named = nn.Linear(width, references)
+        self.matters = nn.Linear(width, references)
         self.elsewhere = zeros(nn.Linear(width, 1))
         self.unseen = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeros(nn.Linear(width, state_dim)))
         with torch.no_grad():
@@ -203,10 +217,13 @@ class Choice(nn.Module):
         """A guess [B, 1, ...] from a token [B, D].
 
         Args:
-            likeness: [B, R, N]. around: [B, N, R * F], where each cell lies relative to the references.
+            likeness: [B, R, N]. around: [B, N, R, F], where each cell lies relative to the references.
             came_from: [B, S] the keyframe before, or now.
         """
         way = fourier((cells.states - rearrange(came_from, "b s -> b 1 s")) * seen)
+        # Not every plan is about every reference: one that names nothing points anywhere, and would be noise.
+        matters = rearrange(self.matters(token).sigmoid(), "b r -> b 1 r 1")
+        around = rearrange(around * matters, "b n r f -> b n (r f)")
         hidden = self.where(fourier(cells.states * seen)) + self.relative(torch.cat([way, around], dim=-1))
         hidden = hidden + self.cell(cells.placed) + rearrange(self.token(token), "b d -> b 1 d")
         hidden = self.think(self.norm(hidden))
@@ -236,10 +253,13 @@ def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Te
     return solution[:2].T, solution[2], explained
 
 
-def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
-    """Learned queries [Q, D] attend to keys [B, L, D] where the mask [B, L] allows it and read values: [B, Q, D]."""
+def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prior: Tensor | float = 0.0) -> Tensor:
+    """Learned queries [Q, D] attend to keys [B, L, D] where the mask [B, L] allows it and read values: [B, Q, D].
+
+    `prior`: log-odds [B, Q, L] that are added.
+    """
     fit = einsum(queries, keys, "q d, b l d -> b q l") / queries.shape[-1] ** 0.5
-    return masked(fit, mask).softmax(dim=-1) @ values
+    return masked(fit + prior, mask).softmax(dim=-1) @ values
 
 
 def masked(score: Tensor, mask: Tensor | None) -> Tensor:
