@@ -76,7 +76,7 @@ class TestPointer:
     def test_what_builds_on_a_known_keyframe_builds_on_the_guess_nearest_to_it(self) -> None:
         pointer, arguments = make_pointer()
         truth = torch.randn(B, W, S)
-        tokens, guess = pointer(*arguments, truth)
+        _, guess = pointer(*arguments, truth)
         first, second = truth.clone(), truth.clone()
         first[:, 0] += 1
         second[:, 1] += 1
@@ -103,8 +103,8 @@ class TestPointer:
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
     def test_a_choice_moves_with_the_things_it_is_about(self) -> None:
-        """What is learnt at one place of the table holds at another: but for the two inputs that say where on the table,
-        weights depend on relative places alone."""
+        """What is learnt at one place of the table holds at another: but for two inputs that say where on the table that
+        is, weights depend on relative places alone."""
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         for absolute in (pointer.choice.where, pointer.phase[0]):
             absolute.weight.data.zero_()

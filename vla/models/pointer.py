@@ -6,7 +6,7 @@ cells (Bishop 1994) with one more component for what no cell shows. It comes abo
 same function in every scene and for every pair of things:
 
     Plan        words -> what is to be done, whatever the picture shows
-    References  words -> the things they name: each reference picks its words, and the words pick cells by what these show
+    References  words -> the things they name: each reference picks its words, and these pick cells by what they show
     Choice      a cell scores itself by the plan, by where it lies, and by where it lies relative to the references and
                 to where the robot comes from
 
@@ -62,7 +62,7 @@ class Guess:
         return self.state.take_along_dim(best[..., None, None], dim=2).squeeze(2)
 
     def nearest(self, state: Tensor) -> Tensor:
-        """What the guess would be if it chose right: the mean [B, W, S] of the components given the true states [B, W, S].
+        """What the guess would be if it chose right: the mean of the components given the true states, [B, W, S] both.
 
         It has the guess's errors but not those of its choice, so what follows is learnt before choosing is.
         """
@@ -114,7 +114,8 @@ class Pointer(nn.Module):
         around = einsum(share, between, "b r m, n m f -> b n r f")
         plan = self.plan(words, words_mask)
         came_from = now
-        tokens, guesses = [], []
+        tokens: list[Tensor] = []
+        guesses: list[Guess] = []
         for which in torch.eye(self.keyframes, device=now.device):
             token = self.norm(plan + self.phase(torch.cat([now, which.expand(len(now), -1)], dim=1)))
             guess = self.choice(token, cells, likeness, around, came_from, seen)
