@@ -103,7 +103,7 @@ class TestPointer:
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
     def test_a_choice_moves_with_the_things_it_is_about(self) -> None:
-        """What is learnt at one place of the table holds at another: but for two inputs that say where on the table that
+        """What is learnt at one place of the table holds at another: but for two inputs that say where on the table it
         is, weights depend on relative places alone."""
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         for absolute in (pointer.choice.where, pointer.phase[0]):
