@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from vla.config import Config, ConfigError
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
 from vla.models.policy import VLAPolicy
+from vla.models.text import TextEncoder
 from vla.training import trainer
 from vla.training.checkpoint import CheckpointError, latest_checkpoint, load_checkpoint
 from vla.training.metrics import MetricsFile
@@ -225,6 +226,20 @@ class TestLearning:
         run = config(training__steps=60, training__log_every=10, training__checkpoint_every=60)
         train(run)
         assert losses(run)[-1] < 0.7 * losses(run)[0]
+
+    def test_a_frozen_encoder_reads_every_instruction_once(
+        self, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        read: list[str] = []
+        encode = TextEncoder._encode
+
+        def listen(self: TextEncoder, instructions: Sequence[str], length: int | None = None) -> Any:
+            read.extend(filter(None, instructions))
+            return encode(self, instructions, length)
+
+        monkeypatch.setattr(TextEncoder, "_encode", listen)
+        train(config())
+        assert read and len(read) == len(set(read))
 
     @pytest.mark.parametrize("parts", [2, 4])
     def test_accumulation_changes_memory_only(self, config: MakeConfig, parts: int) -> None:

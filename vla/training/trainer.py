@@ -103,9 +103,10 @@ def train(config: Config, resume: bool = False) -> Path:
     policy = _build_policy(config, data).to(accelerator.device)
     with accelerator.main_process_first():
         caches = _feature_caches(config, data, policy, accelerator)
-    if policy.text.frozen:
-        policy.text.remember(data.segments.instruction)
     trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches))
+    if policy.text.frozen:
+        # Not before the trainer has put the policy where it belongs: moving forgets.
+        policy.text.remember(data.segments.instruction)
     if start is not None:
         trainer.restore(load_checkpoint(start))
     trainer.run()
