@@ -175,7 +175,7 @@ def test_a_batch_is_a_function_of_seed_and_number(data: Path) -> None:
 
 
 def test_times_spread_evenly_and_stay_below_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = make_source(make_config(data))
+    source = make_source(make_config(data, diffusion={"noise_samples": 4}))
     times = source.batch(0).time
     assert times.shape == (24, 4) and times.dtype == torch.float32
     assert torch.equal((times * 4).floor(), torch.arange(4).expand(24, 4).float())
