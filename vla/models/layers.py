@@ -61,10 +61,17 @@ def sinusoidal(positions: Tensor, width: int, longest: float = 10_000.0) -> Tens
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+def fourier(values: Tensor, slowest: float, count: int) -> Tensor:
+    """Values [..., S] with sine and cosine at `count` angular frequencies, each twice the one before:
+    [..., S * (1 + 2 * count)]."""
+    frequencies = slowest * 2.0 ** torch.arange(count, device=values.device)
+    angles = (values[..., None] * frequencies).flatten(-2)
+    return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
+
+
 def grid_positions(height: int, width: int, frequencies: int = 6) -> Tensor:
     """Fourier features of cell centres in [-1, 1], row by row: [height * width, 2 + 4 * frequencies]."""
     y = (torch.arange(height) + 0.5) / height * 2 - 1
     x = (torch.arange(width) + 0.5) / width * 2 - 1
     centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-    angles = (centres[:, :, None] * math.pi / 2 * 2.0 ** torch.arange(frequencies)).flatten(1)
-    return torch.cat([centres, angles.sin(), angles.cos()], dim=-1)
+    return fourier(centres, math.pi / 2, frequencies)

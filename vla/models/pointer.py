@@ -27,6 +27,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from vla.config import ModelConfig
+from vla.models.layers import fourier
 
 SPREAD = 0.15  # standard deviation of every component, normalised units: about half a cell of an 8 x 8 grid
 QUERIES = 8  # that a plan is read with
@@ -95,7 +96,7 @@ class Pointer(nn.Module):
         self.references = References(config)
         self.choice = Choice(width, state_dim, config.references)
         self.content = nn.Linear(width, width)
-        self.place = nn.Linear(2 * fourier_size(state_dim), width)
+        self.place = nn.Linear(2 * feature_size(state_dim), width)
 
     def forward(self, words: Tensor, words_mask: Tensor, cells: Cells, now: Tensor, seen: Tensor,
                 truth: Tensor | None = None) -> tuple[Tensor, Guess]:
@@ -110,28 +111,28 @@ class Pointer(nn.Module):
             Tokens [B, W, D], each with what it points at and where that is, and the guess.
         """
         likeness, share = self.references(words, words_mask, cells)
-        between = fourier((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
+        between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
         around = einsum(share, between, "b r m, n m f -> b n r f")
         plan = self.plan(words, words_mask)
+        scene, content = self.choice.scene(cells, seen), self.content(cells.placed)  # the same for every keyframe
         came_from = now
         tokens: list[Tensor] = []
         guesses: list[Guess] = []
         for which in torch.eye(self.keyframes, device=now.device):
             token = self.norm(plan + self.phase(torch.cat([now, which.expand(len(now), -1)], dim=1)))
-            guess = self.choice(token, cells, likeness, around, came_from, seen)
+            guess = self.choice(token, cells, scene, likeness, around, came_from, seen)
             chosen = guess.mode() if truth is None else guess.nearest(truth[:, len(guesses), None])
             came_from = rearrange(chosen, "b 1 s -> b s").detach()
-            tokens.append(token + self._found(cells, guess, came_from, now))
+            tokens.append(token + self._found(content, guess, came_from, now))
             guesses.append(guess)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
         return torch.stack(tokens, dim=1), Guess(log_weight, state, seen)
 
-    def _found(self, cells: Cells, guess: Guess, chosen: Tensor, now: Tensor) -> Tensor:
+    def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor) -> Tensor:
         """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""
-        shown = guess.log_weight[:, 0, :-1].exp()
-        shown = einsum(shown, self.content(cells.placed), "b n, b n d -> b d")
-        places = fourier(torch.stack([chosen, chosen - now], dim=1) * guess.seen)
+        shown = einsum(guess.log_weight[:, 0, :-1].exp(), content, "b n, b n d -> b d")
+        places = features(torch.stack([chosen, chosen - now], dim=1) * guess.seen)
         return shown + self.place(rearrange(places, "b two f -> b (two f)"))
 
 
@@ -195,10 +196,10 @@ class Choice(nn.Module):
 
     def __init__(self, width: int, state_dim: int, references: int) -> None:
         super().__init__()
-        features = fourier_size(state_dim)
+        size = feature_size(state_dim)
         self.token = nn.Linear(width, width)
-        self.where = nn.Linear(features, width)
-        self.relative = nn.Linear((1 + references) * features, width)
+        self.where = nn.Linear(size, width)
+        self.relative = nn.Linear((1 + references) * size, width)
         # What a cell shows (is there room?) comes in later than geometry: it is no way to find the thing that is named.
         self.cell = zeros(nn.Linear(width, width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
@@ -213,20 +214,24 @@ class Choice(nn.Module):
             self.elsewhere.bias.fill_(UNLIKELY)
             self.named.bias.copy_(torch.arange(references) == 0)  # the first reference begins as the place itself
 
-    def forward(self, token: Tensor, cells: Cells, likeness: Tensor, around: Tensor, came_from: Tensor,
-                seen: Tensor) -> Guess:
+    def scene(self, cells: Cells, seen: Tensor) -> Tensor:
+        """What every cell knows by itself, [B, N, D]: where it lies and what it shows."""
+        return self.where(features(cells.states * seen)) + self.cell(cells.placed)
+
+    def forward(self, token: Tensor, cells: Cells, scene: Tensor, likeness: Tensor, around: Tensor,
+                came_from: Tensor, seen: Tensor) -> Guess:
         """A guess [B, 1, ...] from a token [B, D].
 
         Args:
+            scene: [B, N, D], from the method of this name.
             likeness: [B, R, N]. around: [B, N, R, F], where each cell lies relative to the references.
             came_from: [B, S] the keyframe before, or now.
         """
-        way = fourier((cells.states - rearrange(came_from, "b s -> b 1 s")) * seen)
+        way = features((cells.states - rearrange(came_from, "b s -> b 1 s")) * seen)
         # Not every plan is about every reference: one that names nothing points anywhere, and would be noise.
         matters = rearrange(self.matters(token).sigmoid(), "b r -> b 1 r 1")
         around = rearrange(around * matters, "b n r f -> b n (r f)")
-        hidden = self.where(fourier(cells.states * seen)) + self.relative(torch.cat([way, around], dim=-1))
-        hidden = hidden + self.cell(cells.placed) + rearrange(self.token(token), "b d -> b 1 d")
+        hidden = scene + self.relative(torch.cat([way, around], dim=-1)) + rearrange(self.token(token), "b d -> b 1 d")
         hidden = self.think(self.norm(hidden))
         score = rearrange(self.score(hidden), "b n 1 -> b n")
         score = masked(score + einsum(self.named(token), likeness, "b r, b r n -> b n"), cells.mask)
@@ -270,14 +275,12 @@ def masked(score: Tensor, mask: Tensor | None) -> Tensor:
     return score.masked_fill(~(mask if score.ndim == 2 else rearrange(mask, "b n -> b 1 n")), -torch.inf)
 
 
-def fourier(state: Tensor) -> Tensor:
-    """Features [..., F] of states or displacements [..., S] in normalised units (within about +-2)."""
-    frequencies = math.pi / 4 * 2.0 ** torch.arange(FREQUENCIES, device=state.device)
-    angles = (state[..., None] * frequencies).flatten(-2)
-    return torch.cat([state, angles.sin(), angles.cos()], dim=-1)
+def features(state: Tensor) -> Tensor:
+    """Fourier features [..., F] of states or displacements [..., S] in normalised units (within about +-2)."""
+    return fourier(state, math.pi / 4, FREQUENCIES)
 
 
-def fourier_size(state_dim: int) -> int:
+def feature_size(state_dim: int) -> int:
     return state_dim * (1 + 2 * FREQUENCIES)
 
 
