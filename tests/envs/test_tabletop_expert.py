@@ -44,6 +44,19 @@ def test_an_episode_has_one_row_a_step_and_stays_still_after_success() -> None:
         assert (np.abs(episode.action) <= 1).all()
 
 
+def test_a_false_start_is_not_recorded_but_what_to_do_about_it_is() -> None:
+    table, moved, succeeded = env(), 0, 0
+    for seed in range(60):
+        straight, again = (rollout(table, seed, {"family": "direction"}, false_start=flag) for flag in (False, True))
+        before, after = straight.environment_state[0], again.environment_state[0]
+        assert again.outcome == straight.outcome and not again.outcome.holds(after)
+        for state, action in zip(again.environment_state, again.action, strict=True):
+            np.testing.assert_array_equal(action, Expert(again.outcome, np.random.default_rng(0)).act(state))
+        moved += np.abs(positions(after) - positions(before)).max() > 0.05
+        succeeded += again.success[-1]
+    assert moved >= 40 and succeeded >= 54
+
+
 def test_a_rollout_is_a_pure_function_of_its_arguments() -> None:
     table = TabletopEnv(image_size=48, actuation_noise=0.15)
     first = rollout(table, 7, {"family": "direction"})

@@ -56,6 +56,9 @@ class CollectSettings:
     """Which of the two sets of wordings the instructions come from."""
     actuation_noise: float = 0.15
     """Disturbance of the executed motion; the recorded action stays the intended one, so it shows how to recover."""
+    false_start_rate: float = 0.3
+    """Share of episodes that begin where an attempt has gone wrong (dropped on the way, put down in the wrong place, the wrong
+    thing taken), so that a policy learns to try again; the mistake itself isn't recorded."""
     failure_rate: float = 0.0
     """Share of episodes in which the expert fails on purpose; kept with success = False."""
     image_size: int = 128
@@ -73,7 +76,7 @@ class Recorder(Protocol):
     failures: tuple[str, ...]  # kinds of deliberate failure
     layout: dict[str, Any]  # what EpisodeWriter needs to know
 
-    def record(self, scene_seed: int, family: str, failure: str | None) -> Episode:
+    def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         """One episode, a pure function of the arguments."""
         ...
 
@@ -89,8 +92,9 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
     """
     recorder = RECORDERS[settings.env](settings)
     families = family_sequence(_weights(settings, recorder), settings.episodes)
-    if not 0 <= settings.failure_rate <= 1:
-        raise ValueError(f"failure_rate is {settings.failure_rate}, it is a share between 0 and 1")
+    for name in ("failure_rate", "false_start_rate"):
+        if not 0 <= getattr(settings, name) <= 1:
+            raise ValueError(f"{name} is {getattr(settings, name)}, it is a share between 0 and 1")
     with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **recorder.layout) as writer:
         _check_settings(settings, writer.num_episodes)
         missing = range(writer.num_episodes, settings.episodes)
@@ -121,9 +125,10 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
     """
     rng = np.random.default_rng([settings.seed, number])
     failure = str(rng.choice(recorder.failures)) if rng.random() < settings.failure_rate else None
+    false_start = bool(rng.random() < settings.false_start_rate)
     first_seed = int(np.random.default_rng(settings.seed).integers(SCENE_SEEDS)) + number
     for attempt in range(MAX_ATTEMPTS):
-        episode = recorder.record((first_seed + attempt * ATTEMPT_STRIDE) % SCENE_SEEDS, family, failure)
+        episode = recorder.record((first_seed + attempt * ATTEMPT_STRIDE) % SCENE_SEEDS, family, failure, false_start)
         if bool(episode.success[-1]) == (failure is None):
             return episode
     raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
@@ -154,10 +159,11 @@ class TabletopRecorder:
             "robot_type": "tabletop",
         }
 
-    def record(self, scene_seed: int, family: str, failure: str | None) -> Episode:
+    def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         from vla.envs.tabletop import rollout
 
-        arrays = rollout(self._env, scene_seed, {**self._options, "family": family}, {"failure": failure})
+        options = {**self._options, "family": family}
+        arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
         return Episode(
             # Encoded here, in the worker: the writer then only copies packets.
             images={camera: encode_video(frames, self._fps) for camera, frames in arrays.images.items()},

@@ -37,6 +37,9 @@ _SLOWEST: Final = 0.012  # a step towards contact, in table units
 _SUCTION_GAP: Final = 0.03  # the suction goes on this near to the thing
 _ARRIVED: Final = 0.018  # a carried thing is put down this near to its spot
 _PASSAGE: Final = 0.012  # room left between the tip and what it goes around
+_FALSE_STARTS: Final[tuple[Failure, ...]] = ("drops", "wrong_target", "wrong_object")
+_FALSE_START_SHARES: Final = (0.6, 0.2, 0.2)
+_FALSE_START_STEPS: Final = (5, 30)  # at least, and fewer than
 
 
 @dataclass(frozen=True)
@@ -59,12 +62,18 @@ def rollout(
     options: dict[str, Any] | None = None,
     expert_kwargs: dict[str, Any] | None = None,
     extra_steps: int = 2,
+    false_start: bool = False,
 ) -> EpisodeArrays:
     """One episode of the expert, a pure function of its arguments.
 
-    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, within the step limit.
+    Goes on for `extra_steps` after the outcome (or a deliberate failure) has come about, within the step limit. After a
+    `false_start` the record begins where an attempt went wrong: it shows how to get out of it, and not how to get in.
     """
     observation, info = env.reset(seed=seed, options=options)
+    if false_start:
+        observation = _false_start(env, observation, info["outcome"], np.random.default_rng([seed, 5]))
+        if info["outcome"].holds(observation[ENVIRONMENT_STATE]):  # by accident
+            observation, info = env.reset(seed=seed, options=options)
     expert = Expert(info["outcome"], np.random.default_rng([seed, 4]), **(expert_kwargs or {}))
     observations, actions, success = [], [], []
     succeeded = truncated = False
@@ -88,6 +97,18 @@ def rollout(
         outcome=info["outcome"],
         family=info["family"],
     )
+
+
+def _false_start(
+    env: TabletopEnv, observation: dict[str, np.ndarray], outcome: Outcome, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Fail in some way, as a whole or in part, and let the arm go on from there: what it then sees."""
+    expert = Expert(outcome, rng, rng.choice(_FALSE_STARTS, p=_FALSE_START_SHARES))
+    for _ in range(rng.integers(*_FALSE_START_STEPS)):
+        observation, _, succeeded, _, _ = env.step(expert.act(observation[ENVIRONMENT_STATE]))
+        if expert.finished or succeeded:
+            break
+    return observation
 
 
 class Expert:
