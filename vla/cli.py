@@ -17,6 +17,7 @@ COMMANDS = {
     "collect": ("vla.commands.collect", "record demonstrations with a scripted expert"),
     "info": ("vla.commands.info", "what a data set holds"),
     "validate": ("vla.commands.validate", "check a data set before training on it"),
+    "relabel": ("vla.commands.relabel", "make every episode a demonstration of what it achieved"),
     "train": ("vla.commands.train", "train a policy as a configuration file says"),
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
     "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),

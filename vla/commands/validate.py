@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +12,17 @@ from rich.console import Console
 from rich.progress import Progress, TaskID
 
 from vla.commands import parse
+from vla.data.episodes import EpisodeDataset
+from vla.data.errors import DatasetError
 from vla.data.validate import Problem, validate
+from vla.tasks.audit import audit
+from vla.tasks.relabel import judge_of
 
 
 @dataclass
 class Arguments:
-    """Check that training can rely on a LeRobot v3.0 data set: files, counts, numbers, instructions, statistics.
+    """Check that training can rely on a LeRobot v3.0 data set: files, counts, numbers, instructions, statistics, and
+    every label that can be judged by recorded simulator states.
 
     Exits with 1 if there are problems.
 
@@ -50,4 +55,17 @@ def _validate_with_bars(settings: Arguments) -> list[Problem]:
                 tasks[what] = bars.add_task(what)
             bars.update(tasks[what], completed=done, total=total)
 
-        return validate(settings.dataset, settings.decode, show)
+        problems = validate(settings.dataset, settings.decode, show)
+        return problems or _labels(settings.dataset, show)
+
+
+def _labels(path: Path, show: Callable[[str, int, int], None]) -> list[Problem]:
+    dataset = EpisodeDataset(path)
+    try:
+        judge_of(dataset)
+    except DatasetError:  # nothing to compare its labels with
+        return []
+    show("labels", 0, 1)
+    problems = audit(dataset)
+    show("labels", 1, 1)
+    return problems

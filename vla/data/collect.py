@@ -57,8 +57,8 @@ class CollectSettings:
     actuation_noise: float = 0.15
     """Disturbance of the executed motion; the recorded action stays the intended one, so it shows how to recover."""
     false_start_rate: float = 0.3
-    """Share of episodes that begin where an attempt has gone wrong (dropped on the way, put down in the wrong place, the wrong
-    thing taken), so that a policy learns to try again; the mistake itself isn't recorded."""
+    """Share of episodes that begin where an attempt has gone wrong (dropped on the way, put down in the wrong place, the
+    wrong thing taken), so that a policy learns to try again; the mistake itself isn't recorded."""
     failure_rate: float = 0.0
     """Share of episodes in which the expert fails on purpose; kept with success = False."""
     image_size: int = 128
@@ -141,7 +141,7 @@ class TabletopRecorder:
 
     def __init__(self, settings: CollectSettings):
         from vla.envs.tabletop import BASE_FAMILIES, FAMILIES, TabletopEnv
-        from vla.envs.tabletop.env import ACTION_NAMES, CAMERA, STATE_NAMES
+        from vla.envs.tabletop.env import ACTION_NAMES, CAMERA, EMBODIMENT, STATE_NAMES
         from vla.envs.tabletop.state import STATE_SIZE
 
         self.families, self.default_families = FAMILIES, BASE_FAMILIES
@@ -156,7 +156,7 @@ class TabletopRecorder:
             "environment_state_dim": STATE_SIZE,
             "state_names": STATE_NAMES,
             "action_names": ACTION_NAMES,
-            "robot_type": "tabletop",
+            "robot_type": EMBODIMENT,
         }
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:

@@ -47,7 +47,7 @@ def page(
         _section("By task", "", _details("All tasks", _bars(evaluation.tasks.items()))),
         _section("How it was measured", "", _settings(evaluation)),
     ]
-    return _PAGE.format(title=escape(title), style=_STYLE, body="\n".join(sections))
+    return PAGE.format(title=escape(title), style=STYLE, body="\n".join(sections))
 
 
 _SCENES_NOTE = "The first scenes of the evaluation, as they came. A row starts from one state, with one noise."
@@ -196,14 +196,14 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + "&nbsp;%"
 
 
-_PAGE = """<!doctype html>
+PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title><style>{style}</style></head><body><main>
 {body}
 </main></body></html>
 """
 
-_STYLE = """
+STYLE = """
 :root { color-scheme: light dark; --ink: #1c2024; --soft: #667079; --line: #dfe3e6; --paper: #fbfbfa; --card: #fff;
   --bar: #3f6fd8; --second: #9db6ec; --done: #1f9254; --failed: #c93c32; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8eaec; --soft: #98a2ab; --line: #31363b; --paper: #15171a;

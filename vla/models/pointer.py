@@ -164,7 +164,9 @@ class References(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
-        self.role = nn.Parameter(torch.randn(config.references, width) / 2)
+        # Things are named by the same kinds of words wherever in the sentence: what finds the first finds the others.
+        self.role = nn.Parameter(torch.randn(width) / 2)
+        self.own_role = nn.Parameter(torch.zeros(config.references, width))
         self.position = nn.Parameter(0.3 * torch.randn(config.text.max_tokens, width))
         # Things are named one after the other: references begin with different parts of the sentence, or several of
         # them settle on one thing and none on the other.
@@ -179,7 +181,8 @@ class References(nn.Module):
         """Words [B, L, D] -> likeness [B, R, N] of what each reference looks for with each cell, and its softmax."""
         parts = self.part(words + self.position[: words.shape[1]])
         prior = -((self._relative_position(words_mask) - self.begins[:, None]) / PART).square() / 2
-        named = self.query_norm(pick(SHARPNESS * self.role, parts, self.query(words), words_mask, prior))
+        roles = SHARPNESS * (self.role + self.own_role)
+        named = self.query_norm(pick(roles, parts, self.query(words), words_mask, prior))
         keys = self.key_norm(self.key(cells.shows))
         likeness = SHARPNESS * einsum(named, keys, "b r d, b n d -> b r n") / keys.shape[-1] ** 0.5
         return likeness, masked(likeness, cells.mask).softmax(dim=-1)

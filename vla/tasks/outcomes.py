@@ -9,6 +9,7 @@ environment brings its own (`vla.envs.tabletop` is one); nothing outside the env
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -34,11 +35,37 @@ class Outcome(Protocol):
 AnyOutcome = TypeVar("AnyOutcome", bound=Outcome)
 
 
+@dataclass(frozen=True)
+class Achievement:
+    """Frames `start` to `end` (which is included) brought `outcome` about: false at the first, true at the last."""
+
+    start: int
+    end: int
+    outcome: Outcome
+
+
 class OutcomeGrammar(Protocol[AnyOutcome]):
-    """What an environment's package offers about its outcomes; a module with these functions satisfies it."""
+    """What an environment's package offers about its outcomes; a module with these names satisfies it.
+
+    The constants say which recordings it can judge.
+    """
+
+    EMBODIMENT: str  # robot_type of its data sets
+    ACTION_NAMES: tuple[str, ...]  # the control mode
+    STATE_SIZE: int  # E
+    FAMILIES: tuple[str, ...]  # every kind of task there is
+    BASE_FAMILIES: tuple[str, ...]  # those that are used if nothing else is said
+    LABELLER: str
+    VERSION: str  # another one wherever the same states would get other labels
 
     def parse_outcome(self, text: str) -> AnyOutcome:
         """The inverse of `str(outcome)`. Raises ValueError for anything else."""
+
+    def achievements(self, states: np.ndarray, first: np.ndarray, families: Sequence[str] = ...) -> list[Achievement]:
+        """What was brought about in `states [N, E]` of whole episodes, which begin where `first [N]` is True."""
+
+    def held_out_combination(self, outcome: Any) -> bool:
+        """Whether it is kept out of training data, to measure generalisation."""
 
     def all_outcomes(self, state: np.ndarray, families: Sequence[str] = ...) -> list[AnyOutcome]:
         """Every outcome that is false in `state [E]` and can be brought about from it."""

@@ -1,7 +1,8 @@
 """Tabletop: coloured shapes, a suction tip, and instructions over relations; the default environment."""
 
-from vla.envs.tabletop.env import TabletopEnv
+from vla.envs.tabletop.env import ACTION_NAMES, EMBODIMENT, TabletopEnv
 from vla.envs.tabletop.expert import EpisodeArrays, Expert, rollout
+from vla.envs.tabletop.hindsight import LABELLER, VERSION, achievements
 from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction, phrase
 from vla.envs.tabletop.outcomes import (
     BASE_FAMILIES,
@@ -13,18 +14,24 @@ from vla.envs.tabletop.outcomes import (
     held_out_combination,
     parse_outcome,
 )
-from vla.envs.tabletop.state import COLOURS, SHAPES, Thing
+from vla.envs.tabletop.state import COLOURS, SHAPES, STATE_SIZE, Thing
 
 __all__ = [
+    "ACTION_NAMES",
     "BASE_FAMILIES",
     "COLOURS",
+    "EMBODIMENT",
     "FAMILIES",
+    "LABELLER",
     "SHAPES",
+    "STATE_SIZE",
+    "VERSION",
     "EpisodeArrays",
     "Expert",
     "Outcome",
     "TabletopEnv",
     "Thing",
+    "achievements",
     "all_outcomes",
     "brought_about",
     "feasible",

@@ -21,6 +21,7 @@ CAMERA: Final = "top"
 IMAGE: Final = f"observation.images.{CAMERA}"
 STATE: Final = "observation.state"
 ENVIRONMENT_STATE: Final = "observation.environment_state"
+EMBODIMENT: Final = "tabletop"
 ACTION_NAMES: Final = ("dx", "dy", "hold")
 STATE_NAMES: Final = ("tip_x", "tip_y", "suction", "holding")
 

@@ -84,7 +84,10 @@ def rollout(
         observation, _, terminated, truncated, _ = env.step(actions[-1])
         succeeded |= terminated
         success.append(succeeded)
-        if truncated:
+        if truncated:  # one row more: what the last action led to must be seen, or its success could not be checked
+            observations.append(observation)
+            actions.append(expert.act(observation[ENVIRONMENT_STATE]))
+            success.append(succeeded)
             break
     images = {CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observation else {}
     return EpisodeArrays(

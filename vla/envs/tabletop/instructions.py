@@ -1,7 +1,7 @@
 """The instructions of the table: a small grammar per family, in two splits that share no phrasing.
 
-Held-out phrasings use other verbs and other sentence structures, to measure what a policy makes of words it was not
-trained on.
+Both splits have commands, questions, statements of what should be and of what is wrong. Held-out phrasings say it in
+other words, to measure what a policy makes of sentences it was not trained on.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "grab the {x} and place it in the {w} of the table",
             "please put the {X} in the {w}",
             "please move the {x} to the {w}",
+            "the {x} goes to the {w} of the table",
+            "the {x} has to be in the {w}",
+            "the {x} must lie in the {w} of the table",
+            "can you take the {x} to the {w}",
+            "let the {x} be in the {w}",
         ),
         "held_out": (
             "the {x} belongs in the {w} of the table",
@@ -61,6 +66,12 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please put the {X} next to the {y}",
             "move the {x} beside the {Y}",
             "carry the {x} to the side of the {y}",
+            "the {x} goes next to the {y}",
+            "the {x} has to be near the {y}",
+            "the {x} must lie beside the {y}",
+            "can you bring the {x} close to the {y}",
+            "the {x} is too far from the {y}",
+            "do not leave the {x} far from the {y}",
         ),
         "held_out": (
             "the {x} should end up beside the {y}",
@@ -86,6 +97,11 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please put the {x} {w} the {y}",
             "place the {X} {w} the {y}",
             "put the {x} {w} the {Y}",
+            "the {x} goes {w} the {y}",
+            "the {x} has to be {w} the {y}",
+            "the {x} must lie {w} the {y}",
+            "can you move the {x} {w} the {y}",
+            "let the {x} be {W} the {y}",
         ),
         "held_out": (
             "the {x} should end up {w} the {y}",
@@ -111,6 +127,13 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please separate the {x} from the {y}",
             "move the {X} away from the {y}",
             "take the {x} far away from the {Y}",
+            "the {x} has to leave the {y}",
+            "the {x} must not lie beside the {y}",
+            "the {x} is not far enough from the {y}",
+            "can you move the {x} away from the {y}",
+            "do not leave the {x} next to the {y}",
+            "keep the {x} away from the {y}",
+            "the {x} must not be close to the {y}",
         ),
         "held_out": (
             "the {x} should not be near the {y}",
@@ -136,6 +159,9 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please touch the {x}",
             "touch the {X}",
             "point at the {x}",
+            "the tip has to be at the {x}",
+            "the tip must touch the {x}",
+            "can you touch the {x}",
         ),
         "held_out": (
             "make contact with the {x}",
@@ -160,6 +186,13 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please move the {x} away from the {w}",
             "move the {X} away from the {w}",
             "take the {x} away from the {W}",
+            "the {x} has to leave the {w}",
+            "the {x} must not lie at the {w} of the table",
+            "the {x} is not far enough from the {w}",
+            "can you move the {x} away from the {w}",
+            "do not leave the {x} at the {w}",
+            "keep the {x} away from the {W}",
+            "the {x} must not be close to the {w}",
         ),
         "held_out": (
             "the {x} should not stay at the {w}",
@@ -184,6 +217,9 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please pick up the {x}",
             "lift the {X}",
             "take hold of the {x}",
+            "the {x} has to be picked up",
+            "the {x} must not lie on the table",
+            "can you lift the {x}",
         ),
         "held_out": (
             "raise the {x} off the table",
@@ -208,6 +244,9 @@ _TEMPLATES: Final[dict[str, dict[Split, tuple[str, ...]]]] = {
             "please put the {x} between the {y} and the {z}",
             "place the {X} between the {y} and the {z}",
             "place the {x} in the gap between the {y} and the {z}",
+            "the {x} goes between the {y} and the {z}",
+            "the {x} has to be between the {y} and the {z}",
+            "can you move the {x} between the {y} and the {z}",
         ),
         "held_out": (
             "the {x} should end up between the {y} and the {z}",

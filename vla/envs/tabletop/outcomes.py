@@ -21,6 +21,7 @@ from vla.envs.tabletop.state import (
     CONTACT,
     HELD,
     PRESENT,
+    SHAPE,
     SHAPES,
     TIP_RADIUS,
     Thing,
@@ -200,6 +201,26 @@ def slack_at_spots(outcome: Outcome, state: np.ndarray, spots: np.ndarray) -> np
     return outcome.slack_at(spots, others)
 
 
+def slack_of_slots(family: str, where: str | None, states: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """The slack `[N, C]` of a family's outcomes in `states [N, E]`, about whatever is in `slots [1 + others, C]`.
+
+    Meaningless where a slot is empty.
+    """
+    if family == "lift":
+        return np.where(states[:, HELD, None] == slots[0], 1.0, -1.0)
+    if family == "touch":
+        return CONTACT - np.stack([tip_gap(states, *_slot_and_shape(states, slot)) for slot in slots[0]], axis=1)
+    position, *others = (positions(states)[:, slot] for slot in slots)
+    placement = _FAMILIES[family].placement
+    assert placement is not None
+    return placement(position, others, where or "")
+
+
+def _slot_and_shape(states: np.ndarray, slot: int) -> tuple[np.ndarray, np.ndarray]:
+    """The slot for each of `states [N, E]`, and what shape is in it: `[N]` both."""
+    return np.full(len(states), slot), objects(states)[:, slot, SHAPE].astype(np.int64)
+
+
 def _feasible(outcome: Outcome, state: np.ndarray, spots: np.ndarray) -> bool:
     if outcome.slack(state) > -_FAMILIES[outcome.family].clearly_false:
         return False
@@ -295,6 +316,9 @@ _FAMILIES: Final = {
     "between": _Family(_between, clearly_false=0.04, margin=0.03, others=2),
 }
 FAMILIES: Final = tuple(_FAMILIES)
+WHERES: Final = {name: family.wheres for name, family in _FAMILIES.items()}
+OTHERS: Final = {name: family.others for name, family in _FAMILIES.items()}
+CLEARLY_FALSE: Final = {name: family.clearly_false for name, family in _FAMILIES.items()}
 BASE_FAMILIES: Final = FAMILIES[:6]
 _WHERES: Final = frozenset(PLACES + RELATIONS + LANDMARKS)
 

@@ -1,0 +1,121 @@
+"""What trajectories achieved: every outcome of every thing, for many frames at once. Relabelling reads it.
+
+An *attempt* is the part of a trajectory between two releases: the arm sets out with nothing in hand and does something.
+What an attempt achieved was clearly false when it set out and true at its end, by moving the thing it is about.
+"""
+
+# Shapes: N frames (of several episodes), O slots, C candidates, V events.
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import combinations
+from typing import Final
+
+import numpy as np
+
+from vla.envs.tabletop.outcomes import BASE_FAMILIES, CLEARLY_FALSE, OTHERS, WHERES, Outcome, slack_of_slots
+from vla.envs.tabletop.state import (
+    COLOUR,
+    COLOURS,
+    HELD,
+    MAX_OBJECTS,
+    PRESENT,
+    SHAPE,
+    SHAPES,
+    Thing,
+    objects,
+    positions,
+)
+from vla.tasks.outcomes import Achievement
+
+LABELLER: Final = "tabletop-outcomes"
+VERSION: Final = "1"  # another one wherever the same states would get other labels
+
+
+def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] = BASE_FAMILIES) -> list[Achievement]:
+    """What `states [N, E]` of episodes that begin where `first [N]` is True achieved, in order of their ends.
+
+    As `brought_about` of the same frames, but for its question whether the outcome could be brought about: it was.
+    """
+    begins = _attempt_begins(states, first)
+    # The attempt that a frame ends is the one the frame before belongs to: a release ends one and begins another.
+    since = np.maximum.accumulate(np.where(begins, np.arange(len(states)), 0))
+    things = objects(states)[..., COLOUR] * len(SHAPES) + objects(states)[..., SHAPE]
+    found = [
+        achievement
+        for family in families
+        for candidates in _candidates(family)
+        for achievement in _achieved(candidates, states, first, since, things.astype(np.int64))
+    ]
+    return sorted(found, key=lambda achievement: achievement.end)  # stable: families in order within a frame
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    """The outcomes of a family and `where`, for any things: which slots they are about."""
+
+    family: str
+    where: str | None
+    slots: np.ndarray  # [1 + others, C] int64
+
+
+@lru_cache
+def _candidates(family: str) -> list[_Candidates]:
+    slots = range(MAX_OBJECTS)
+    # The others are given in one order only: `between` is the same of both.
+    named = [
+        (slot, *others)
+        for slot in slots
+        for others in combinations([other for other in slots if other != slot], OTHERS[family])
+    ]
+    return [_Candidates(family, where, np.array(named).T) for where in WHERES[family] or (None,)]
+
+
+def _attempt_begins(states: np.ndarray, first: np.ndarray) -> np.ndarray:
+    """[N] bool: the frames with which an episode begins or a thing has been let go."""
+    holding = states[:, HELD] >= 0
+    released = np.zeros(len(states), bool)
+    released[1:] = holding[:-1] & ~holding[1:]
+    return first | released
+
+
+def _achieved(
+    candidates: _Candidates, states: np.ndarray, first: np.ndarray, since: np.ndarray, things: np.ndarray
+) -> Iterator[Achievement]:
+    slack = slack_of_slots(candidates.family, candidates.where, states, candidates.slots)
+    present = objects(states)[..., PRESENT][:, candidates.slots].all(axis=1) > 0
+    holds = present & (slack > 0) & _counts(candidates, states)
+    end, which = np.nonzero(holds[1:] & ~holds[:-1] & ~first[1:, None])
+    end += 1
+    start = since[end - 1]
+    done = slack[start, which] <= -CLEARLY_FALSE[candidates.family]
+    if candidates.family not in ("touch", "lift"):
+        done &= _moved_most(states, start, end, candidates.slots[:, which])
+    for begin, stop, column in zip(start[done].tolist(), end[done].tolist(), which[done].tolist(), strict=True):
+        named = tuple(things[stop, candidates.slots[:, column]].tolist())
+        yield Achievement(begin, stop, _outcome(candidates.family, candidates.where, named))
+
+
+def _counts(candidates: _Candidates, states: np.ndarray) -> np.ndarray:
+    """[N, C] bool: what the outcome's geometry has to come with."""
+    held = states[:, HELD, None].astype(np.int64)
+    if candidates.family == "lift":
+        return held == candidates.slots[0]
+    return held < 0 if candidates.family == "touch" else held != candidates.slots[0]
+
+
+def _moved_most(states: np.ndarray, start: np.ndarray, end: np.ndarray, slots: np.ndarray) -> np.ndarray:
+    """[V] bool: of the things in `slots [1 + others, V]` the first moved most from frame `start [V]` to `end [V]`."""
+    way = np.linalg.norm(positions(states)[end] - positions(states)[start], axis=-1)  # [V, O]
+    moved = way[np.arange(len(way)), slots]  # [1 + others, V]
+    return moved[0] > moved[1:].max(axis=0, initial=0.0)
+
+
+@lru_cache(maxsize=1 << 16)
+def _outcome(family: str, where: str | None, things: tuple[int, ...]) -> Outcome:
+    thing, *others = (Thing(COLOURS[number // len(SHAPES)], SHAPES[number % len(SHAPES)]) for number in things)
+    return Outcome(family, thing, tuple(others), where)
+

@@ -1,0 +1,215 @@
+"""Hindsight: what an episode achieved, it is a demonstration of, whatever it was told to do (Andrychowicz et al. 2017).
+
+Relabelling adds rows to a data set's segment table. Each says that some frames brought some outcome about, in words of
+that outcome's grammar, with reward 1; the recorded rows stay as they are, failures with their reward 0. No frame is
+copied or changed. A second run gives the same file, byte for byte; one that was killed goes on where it stopped.
+
+Shapes: N frames, E numbers of an environment state.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vla.data.episodes import EpisodeDataset, read_columns
+from vla.data.errors import DatasetError
+from vla.data.layout import ACTION, ENVIRONMENT_STATE
+from vla.data.segments import SCHEMA, SEGMENTS, Segments, write_table
+from vla.envs import load_grammar
+from vla.tasks.outcomes import OutcomeGrammar
+
+PARTS = "vla/relabelling"  # beside the data: finished parts of a run that is not over
+PART_EPISODES = 1000
+BLOCK_FRAMES = 1024  # of whole episodes, looked at together: enough to be fast, few enough for the processor's cache
+
+Progress = Callable[[int, int], None]  # (finished, all) episodes
+
+
+@dataclass(frozen=True)
+class RelabelSettings:
+    """Which outcomes are looked for, and how they are put into words."""
+
+    families: tuple[str, ...] = ()
+    """Kinds of outcomes; by default the environment's base families."""
+    combinations: Literal["all", "train"] = "all"
+    """With `train`, claim no (thing, family) combination that is kept out of training to measure generalisation."""
+    seed: int = 0
+    """Of the choice among an outcome's wordings."""
+
+
+@dataclass(frozen=True)
+class Relabelling:
+    """What relabelling found."""
+
+    episodes: int
+    failures: int  # episodes that missed their instruction
+    failures_used: int  # of those, episodes that achieved something else
+    segments: int  # rows added
+    families: dict[str, int]  # rows by kind of outcome
+
+
+def relabel(
+    dataset: EpisodeDataset,
+    settings: RelabelSettings = RelabelSettings(),
+    progress: Progress = lambda done, total: None,
+) -> Relabelling:
+    """Add what was achieved to the data set's segments, in place of what an earlier run of the same labeller added.
+
+    Raises:
+        DatasetError: the recording can't be judged (`judge_of` says when), or is damaged.
+        ValueError: an unknown family.
+    """
+    grammar = judge_of(dataset)
+    families = settings.families or grammar.BASE_FAMILIES
+    unknown = sorted(set(families) - set(grammar.FAMILIES))
+    if unknown:
+        raise ValueError(f"families: {unknown[0]!r} is unknown, choose among {', '.join(grammar.FAMILIES)}")
+    recorded = Segments.load(dataset)
+    recorded = recorded.select(recorded.labeller != grammar.LABELLER)
+    labeller = _Labeller(dataset, grammar, recorded, settings, families)
+    folder = dataset.root / PARTS
+    parts = folder / labeller.fingerprint
+    parts.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for begin in range(0, dataset.num_episodes, PART_EPISODES):
+        end = min(begin + PART_EPISODES, dataset.num_episodes)
+        paths.append(parts / f"{begin:09d}.parquet")
+        if not paths[-1].exists():
+            _write_at_once(labeller.rows(begin, end), paths[-1])
+        progress(end, dataset.num_episodes)
+    _merge(recorded, paths, dataset.root / SEGMENTS)
+    shutil.rmtree(folder)
+    return _summary(Segments.load(dataset), grammar.LABELLER)
+
+
+def judge_of(dataset: EpisodeDataset) -> OutcomeGrammar[Any]:
+    """The grammar whose outcomes can honestly be claimed of the recording.
+
+    Raises:
+        DatasetError: there is none, because the dynamics differ (another embodiment, another control mode), or the
+            simulator's state, without which no reward can be recomputed, was not recorded.
+    """
+    info = dataset.root / "meta/info.json"
+    try:
+        grammar = load_grammar(dataset.embodiment)
+    except ValueError as error:
+        raise DatasetError(info, "robot_type", str(error), "Label it with a vision-language model") from error
+    if dataset.environment_state_dim is None:
+        raise DatasetError(info, ENVIRONMENT_STATE, "was not recorded, so that no reward can be computed afterwards",
+                           "Label it with a vision-language model")
+    if dataset.environment_state_dim != grammar.STATE_SIZE:
+        raise DatasetError(info, ENVIRONMENT_STATE, f"has {dataset.environment_state_dim} numbers, the outcomes of "
+                           f"{dataset.embodiment} read {grammar.STATE_SIZE}", "Record it again with this version")
+    names = tuple(dataset.features[ACTION].get("names") or ())
+    if names != grammar.ACTION_NAMES:
+        raise DatasetError(info, "action.names", f"are {names}, another control mode than {grammar.ACTION_NAMES}: "
+                           "how something was achieved with it does not show how to achieve it here",
+                           "Leave it as it is, or convert its actions")
+    return grammar
+
+
+def achieved(
+    dataset: EpisodeDataset, grammar: OutcomeGrammar[Any], families: Sequence[str], begin: int, end: int
+) -> Iterator[tuple[int, int, int, Any]]:
+    """(episode, start, stop, outcome) of whatever episodes `begin:end` brought about, in the order of their frames."""
+    episodes = dataset.episodes
+    while begin < end:
+        until = episodes.start[begin] + BLOCK_FRAMES
+        last = min(max(int(np.searchsorted(episodes.stop, until)), begin + 1), end)
+        offset = int(episodes.start[begin])
+        states = dataset.environment_state(np.arange(offset, episodes.stop[last - 1]))
+        first = np.zeros(len(states), bool)
+        first[episodes.start[begin:last] - offset] = True
+        for found in grammar.achievements(states, first, families):
+            start = offset + found.start
+            yield int(np.searchsorted(episodes.stop, start, "right")), start, offset + found.end + 1, found.outcome
+        begin = last
+
+
+class _Labeller:
+    """Makes the rows of some episodes, a pure function of the recording and the settings."""
+
+    def __init__(
+        self,
+        dataset: EpisodeDataset,
+        grammar: OutcomeGrammar[Any],
+        recorded: Segments,
+        settings: RelabelSettings,
+        families: Sequence[str],
+    ) -> None:
+        self._dataset, self._grammar, self._settings, self._families = dataset, grammar, settings, families
+        done = recorded.success
+        # What an episode was told to do and did is there already.
+        self._known = set(zip(recorded.episode[done].tolist(), recorded.outcome[done].tolist(), strict=True))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of everything that decides the rows."""
+        known = hashlib.sha256(repr(sorted(self._known)).encode()).hexdigest()
+        key = [self._dataset.fingerprint, self._grammar.LABELLER, self._grammar.VERSION, asdict(self._settings), known]
+        return hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]
+
+    def rows(self, begin: int, end: int) -> pa.Table:
+        """The rows of episodes `begin:end`."""
+        rows = list(self._rows(begin, end))
+        columns = zip(*rows, strict=True) if rows else [()] * len(SCHEMA)
+        return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
+
+    def _rows(self, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
+        grammar, told = self._grammar, self._dataset.episodes.instruction
+        number, rng = -1, np.random.default_rng()
+        for episode, start, stop, outcome in achieved(self._dataset, grammar, self._families, begin, end):
+            if episode != number:
+                number, rng = episode, np.random.default_rng([self._settings.seed, episode])
+            if (episode, str(outcome)) in self._known or not self._may_claim(outcome):
+                continue
+            yield (
+                episode, start, stop, grammar.phrase(outcome, rng), outcome.family, "hindsight",
+                True, 1.0, str(outcome), grammar.LABELLER, grammar.VERSION, told[episode],
+            )  # fmt: skip
+
+    def _may_claim(self, outcome: Any) -> bool:
+        held_out = self._settings.combinations == "train" and self._grammar.held_out_combination(outcome)
+        return outcome.intention_free and not held_out
+
+
+def _merge(recorded: Segments, parts: Sequence[Path], path: Path) -> None:
+    """One table of all, part by part: memory holds one at a time."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    path.parent.mkdir(exist_ok=True)
+    with pq.ParquetWriter(temporary, SCHEMA, compression="snappy", write_page_checksum=True) as writer:
+        writer.write_table(recorded.to_table())
+        for part in parts:
+            writer.write_table(read_columns(part, SCHEMA.names).cast(SCHEMA))
+    os.replace(temporary, path)
+
+
+def _write_at_once(table: pa.Table, path: Path) -> None:
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    write_table(table, temporary)
+    os.replace(temporary, path)
+
+
+def _summary(segments: Segments, labeller: str) -> Relabelling:
+    added = segments.labeller == labeller
+    recorded = ~added & (segments.source == "demonstration")
+    failed = segments.episode[recorded & ~segments.success]
+    return Relabelling(
+        episodes=len(np.unique(segments.episode[recorded])),
+        failures=len(np.unique(failed)),
+        failures_used=len(np.intersect1d(failed, segments.episode[added])),
+        segments=int(added.sum()),
+        families=dict(sorted(Counter(segments.task[added].tolist()).items())),
+    )
