@@ -57,7 +57,7 @@ class CollectSettings:
     actuation_noise: float = 0.15
     """Disturbance of the executed motion; the recorded action stays the intended one, so it shows how to recover."""
     false_start_rate: float = 0.3
-    """Share of episodes that begin where an attempt has gone wrong (dropped on the way, put down in the wrong place, the
+    """Share of episodes that begin where an attempt has gone wrong (dropped on the way, put down in a wrong place, the
     wrong thing taken), so that a policy learns to try again; the mistake itself isn't recorded."""
     failure_rate: float = 0.0
     """Share of episodes in which the expert fails on purpose; kept with success = False."""
