@@ -134,3 +134,11 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path):
     assert there >= 2
     finished = subprocess.run([*command, str(there + 2)], env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0 and f"{there + 2} episodes" in finished.stdout
+
+
+def test_play_claims_nothing_and_needs_no_success(settings):
+    dataset = collect(replace(settings, episodes=3, play=3))
+    segments = Segments.load(dataset)
+    assert not segments.success.any() and set(segments.outcome) == {""} and set(segments.task) == {"play"}
+    with pytest.raises(ValueError, match="play"):
+        collect(replace(settings, out=settings.out.with_name("other"), play=3, failure_rate=0.5))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla.envs.tabletop import FAMILIES, Expert, TabletopEnv, all_outcomes, rollout
+from vla.envs.tabletop import FAMILIES, Expert, TabletopEnv, achievements, all_outcomes, play, rollout
 from vla.envs.tabletop.env import ENVIRONMENT_STATE, MAX_STEP
 from vla.envs.tabletop.state import objects, positions, slot_of, tip_position
 
@@ -115,3 +115,13 @@ def test_recovers_from_any_outcome_being_asked_at_any_time() -> None:
             if terminated:
                 break
         assert terminated, table.outcome
+
+
+def test_play_brings_one_thing_about_after_the_other_and_claims_none() -> None:
+    table = env(actuation_noise=0.15)
+    for seed in range(4):
+        episode = play(table, seed, purposes=6)
+        assert len(episode.action) == len(episode.state) and not episode.success.any() and episode.outcome is None
+        found = achievements(episode.environment_state, np.arange(len(episode.state)) == 0)
+        assert len({claim.end for claim in found}) >= 5
+        np.testing.assert_array_equal(episode.action, play(table, seed, purposes=6).action)

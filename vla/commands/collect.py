@@ -20,6 +20,7 @@ Examples:
     vla collect --out data/tabletop --episodes 2000
     vla collect --out data/rare --episodes 2000 --family-weights region=20
     vla collect --out data/lift --episodes 20 --families lift
+    vla collect --out data/play --episodes 500 --play 10
 """
 
 

@@ -61,6 +61,8 @@ class CollectSettings:
     wrong thing taken), so that a policy learns to try again; the mistake itself isn't recorded."""
     failure_rate: float = 0.0
     """Share of episodes in which the expert fails on purpose; kept with success = False."""
+    play: int = 0
+    """Record play instead: episodes of so many purposes one after the other, told to nobody (`vla relabel` sees them)."""
     image_size: int = 128
     num_workers: int = 2
     """Processes; 0 records in this one."""
@@ -92,6 +94,9 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
     """
     recorder = RECORDERS[settings.env](settings)
     families = family_sequence(_weights(settings, recorder), settings.episodes)
+    if settings.play and (settings.failure_rate or settings.family_weights):
+        raise ValueError("play: has no instruction to fail at and draws families evenly; leave failure_rate and "
+                         "family_weights at their defaults")
     for name in ("failure_rate", "false_start_rate"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, it is a share between 0 and 1")
@@ -129,7 +134,7 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
     first_seed = int(np.random.default_rng(settings.seed).integers(SCENE_SEEDS)) + number
     for attempt in range(MAX_ATTEMPTS):
         episode = recorder.record((first_seed + attempt * ATTEMPT_STRIDE) % SCENE_SEEDS, family, failure, false_start)
-        if bool(episode.success[-1]) == (failure is None):
+        if settings.play or bool(episode.success[-1]) == (failure is None):
             return episode
     raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
 
@@ -146,7 +151,9 @@ class TabletopRecorder:
 
         self.families, self.default_families = FAMILIES, BASE_FAMILIES
         self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
-        self._options = {"phrasings": settings.phrasings, "allowed": COMBINATIONS[settings.combinations]}
+        self._allowed = COMBINATIONS[settings.combinations]
+        self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
+        self._play, self._play_families = settings.play, settings.families or self.default_families
         self._fps = self._env.metadata["render_fps"]
         self.layout = {
             "fps": self._fps,
@@ -160,10 +167,13 @@ class TabletopRecorder:
         }
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
-        from vla.envs.tabletop import rollout
+        from vla.envs.tabletop import play, rollout
 
-        options = {**self._options, "family": family}
-        arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
+        if self._play:
+            arrays = play(self._env, scene_seed, self._play, self._play_families, self._allowed)
+        else:
+            options = {**self._options, "family": family}
+            arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
         return Episode(
             # Encoded here, in the worker: the writer then only copies packets.
             images={camera: encode_video(frames, self._fps) for camera, frames in arrays.images.items()},
@@ -173,7 +183,7 @@ class TabletopRecorder:
             instruction=arrays.instruction,
             environment_state=arrays.environment_state,
             task=arrays.family,
-            outcome=str(arrays.outcome),
+            outcome=str(arrays.outcome or ""),
         )
 
 

@@ -14,6 +14,7 @@ from vla.envs.tabletop.outcomes import (
     held_out_combination,
     parse_outcome,
 )
+from vla.envs.tabletop.play import play
 from vla.envs.tabletop.state import COLOURS, SHAPES, STATE_SIZE, Thing
 
 __all__ = [
@@ -41,5 +42,6 @@ __all__ = [
     "parse_instruction",
     "parse_outcome",
     "phrase",
+    "play",
     "rollout",
 ]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -52,7 +53,7 @@ class EpisodeArrays:
     action: np.ndarray  # float32 [T, 3]
     success: np.ndarray  # bool [T]: the outcome had been brought about when action t was over
     instruction: str
-    outcome: Outcome
+    outcome: Outcome | None  # None for play
     family: str
 
 
@@ -89,16 +90,27 @@ def rollout(
             actions.append(expert.act(observation[ENVIRONMENT_STATE]))
             success.append(succeeded)
             break
-    images = {CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observation else {}
+    return record(observations, actions, success, info["instruction"], info["outcome"], info["family"])
+
+
+def record(
+    observations: Sequence[dict[str, np.ndarray]],
+    actions: Sequence[np.ndarray],
+    success: Sequence[bool],
+    instruction: str,
+    outcome: Outcome | None,
+    family: str,
+) -> EpisodeArrays:
+    """The episode of T observations and what was done on seeing each."""
     return EpisodeArrays(
-        images=images,
+        images={CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observations[0] else {},
         state=np.stack([o[STATE] for o in observations]),
         environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
         action=np.stack(actions),
         success=np.array(success),
-        instruction=info["instruction"],
-        outcome=info["outcome"],
-        family=info["family"],
+        instruction=instruction,
+        outcome=outcome,
+        family=family,
     )
 
 
