@@ -50,8 +50,9 @@ class DataConfig(Section):
     """Use only segments of these sources (demonstration, hindsight, paraphrase, ...); by default all."""
     only_success: bool = True
     """Imitate only segments that reached their instruction."""
-    frame_stride: Positive = 1
-    """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode."""
+    frame_stride: Positive | list[Positive] = 1
+    """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
+    all data sets, or one for each in their order."""
     cache_features: bool = True
     """Keep the tokens of a frozen vision encoder on disk. Changes speed, never a number."""
 

@@ -203,6 +203,22 @@ def test_frames_used_are_those_that_batches_show(data: Path) -> None:
     assert seen == set(source.frames_used(0).tolist())
 
 
+def test_each_data_set_has_its_own_stride(data: Path, write: Write) -> None:
+    config = make_config(data, write(range(5, 9), "more"), data={"frame_stride": [1, 3]})
+    source = make_source(config)
+    assert len(source.frames_used(0)) == source.data.datasets[0].num_frames
+    starts = source.data.datasets[1].episodes.start
+    lengths = source.data.datasets[1].episodes.length
+    expected = [start + age for start, length in zip(starts, lengths, strict=True) for age in range(0, length, 3)]
+    assert source.frames_used(1).tolist() == expected
+    states = source.data.datasets[1].column("observation.state")
+    seen = {int(np.flatnonzero((states == state).all(axis=1))[0]) for step in range(20)
+            for state in source.batch(step).observation.state.flatten(0, 1).numpy() if (states == state).all(axis=1).any()}
+    assert seen == set(expected)
+    with pytest.raises(ValueError, match="frame_stride"):
+        make_source(make_config(data, data={"frame_stride": [1, 3]}))
+
+
 def test_fingerprints_tell_frames_and_segments_but_not_places(write: Write, tmp_path: Path) -> None:
     one, two = write(range(4), "one"), write(range(4), "two")
     fingerprint = load_training_data(make_config(one)).fingerprint

@@ -42,6 +42,9 @@ class Arguments:
     """Folder of the new run."""
     new_share: float = 0.5
     """Share of every batch that comes from the new data; the old gets the rest."""
+    replay_stride: int = 4
+    """Of the replay every n-th frame is learnt from (as in the first training: none is encoded again), of the new data
+    all."""
     steps: int = 2000
     """Optimizer steps."""
     learning_rate: float = 3e-4

@@ -36,6 +36,7 @@ class TrainingData:
     strata: list[str]  # S names
     stratum: np.ndarray  # [N] int64
     share: np.ndarray  # [S] float64
+    stride: np.ndarray  # [N] int64: predictions are learnt from every so many frames of a segment
 
     @property
     def fingerprint(self) -> str:
@@ -45,9 +46,10 @@ class TrainingData:
             digest.update(repr(getattr(self.segments, field.name).tolist()).encode())
         return digest.hexdigest()
 
-    def observations(self, stride: int) -> np.ndarray:
+    @property
+    def observations(self) -> np.ndarray:
         """[N] int64: number of frames of each segment that predictions are learnt from."""
-        return -(-(self.segments.stop - self.segments.start) // stride)
+        return -(-(self.segments.stop - self.segments.start) // self.stride)
 
 
 def load_training_data(config: Config) -> TrainingData:
@@ -71,7 +73,8 @@ def load_training_data(config: Config) -> TrainingData:
         raise DatasetError(datasets[0].root, "segments", "no segment is left to learn from",
                            "Check data.sources and data.only_success")
     strata, stratum = _strata(segments, settings.stratify_by, by_dataset=settings.dataset_shares is not None)
-    data = TrainingData(datasets, segments, strata, stratum, np.ones(len(strata)) / len(strata))
+    stride = _strides(config)[segments.dataset]
+    data = TrainingData(datasets, segments, strata, stratum, np.ones(len(strata)) / len(strata), stride)
     data.share = _shares(data, config)
     return data
 
@@ -84,9 +87,8 @@ class BatchSource:
         self.data = data
         self._config = config
         self._caches = caches
-        lengths = data.observations(config.data.frame_stride)
         self._sampler = StratifiedSampler(
-            data.stratum, lengths, data.share, config.training.batch_size, config.training.seed
+            data.stratum, data.observations, data.share, config.training.batch_size, config.training.seed
         )
 
     def batch(self, step: int, slots: slice = slice(None)) -> Batch:
@@ -106,7 +108,7 @@ class BatchSource:
         stratum, segment, offset = stratum[slots], segment[slots], offset[slots]
         segments = self.data.segments
         stop = segments.stop[segment]
-        frame = segments.start[segment] + self._config.data.frame_stride * offset
+        frame = segments.start[segment] + self.data.stride[segment] * offset
         # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
         chunk = np.minimum(frame[:, None] + np.arange(model.horizon), stop[:, None] - 1)  # [b, H]
         past = frame[:, None] - np.arange(model.history)[::-1]  # [b, T]
@@ -140,9 +142,9 @@ class BatchSource:
         starts, stops = data.segments.start[rows], data.segments.stop[rows]
         first = data.datasets[number].episodes.start[data.segments.episode[rows]]
         used = np.zeros(data.datasets[number].num_frames, dtype=bool)
-        for start, stop, earliest in zip(starts, stops, first, strict=True):
+        for start, stop, stride, earliest in zip(starts, stops, data.stride[rows], first, strict=True):
             for age in range(history):
-                used[np.maximum(np.arange(start, stop, self._config.data.frame_stride) - age, earliest)] = True
+                used[np.maximum(np.arange(start, stop, stride) - age, earliest)] = True
         return np.flatnonzero(used)
 
     @cached_property
@@ -161,7 +163,7 @@ class BatchSource:
     def _valid_components(self, segment: np.ndarray, offset: np.ndarray) -> int:
         """Action components inside their segments, in the chunks of the global batch."""
         segments = self.data.segments
-        left = segments.stop[segment] - segments.start[segment] - self._config.data.frame_stride * offset
+        left = segments.stop[segment] - segments.start[segment] - self.data.stride[segment] * offset
         return int(np.minimum(left, self._config.model.horizon).sum()) * self.data.datasets[0].action_dim
 
     def _episode_start(self, segment: np.ndarray) -> np.ndarray:
@@ -210,7 +212,7 @@ def _strata(segments: Segments, key: str, by_dataset: bool) -> tuple[list[str], 
 
 def _shares(data: TrainingData, config: Config) -> np.ndarray:
     settings = config.data
-    sizes = np.bincount(data.stratum, data.observations(settings.frame_stride), len(data.strata))
+    sizes = np.bincount(data.stratum, data.observations, len(data.strata))
     if settings.dataset_shares is None:
         return shares(sizes, data.strata, settings.weights, settings.power, settings.floor)
     if len(settings.dataset_shares) != len(settings.datasets):
@@ -226,6 +228,16 @@ def _shares(data: TrainingData, config: Config) -> np.ndarray:
         names = [data.strata[row].split("/", 1)[1] for row in rows]
         share[rows] = whole * shares(sizes[rows], names, settings.weights, settings.power, settings.floor)
     return share / share.sum()
+
+
+def _strides(config: Config) -> np.ndarray:
+    """[number of data sets] int64"""
+    stride, count = config.data.frame_stride, len(config.data.datasets)
+    strides = stride if isinstance(stride, list) else [stride] * count
+    if len(strides) != count:
+        raise ValueError(f"data.frame_stride has {len(strides)} entries for {count} data.datasets; give each one, or a "
+                         "single number")
+    return np.array(strides, np.int64)
 
 
 def _check_same_layout(first: EpisodeDataset, other: EpisodeDataset) -> None:

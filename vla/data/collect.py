@@ -62,7 +62,7 @@ class CollectSettings:
     failure_rate: float = 0.0
     """Share of episodes in which the expert fails on purpose; kept with success = False."""
     play: int = 0
-    """Record play instead: episodes of so many purposes one after the other, told to nobody (`vla relabel` sees them)."""
+    """Record play instead: episodes of so many purposes one after the other, told to nobody; `vla relabel` tells."""
     image_size: int = 128
     num_workers: int = 2
     """Processes; 0 records in this one."""

@@ -21,6 +21,8 @@ class FinetuneSettings:
     """Data sets the policy was trained on; none risks forgetting."""
     new_share: float = 0.5
     """Share of every batch that comes from the new data; the replay gets the rest."""
+    replay_stride: int = 4
+    """Of the replay every n-th frame is learnt from, of the new data all."""
     steps: int = 2000
     learning_rate: float = 3e-4
     time_limit: float | None = None
@@ -43,7 +45,11 @@ def finetune_config(settings: FinetuneSettings) -> Config:
         new, old = settings.new_share, 1 - settings.new_share
         shares = [new / len(settings.data)] * len(settings.data) + [old / len(settings.replay)] * len(settings.replay)
     return Config(
-        data=DataConfig(datasets=[*settings.data, *settings.replay], dataset_shares=shares),
+        data=DataConfig(
+            datasets=[*settings.data, *settings.replay],
+            dataset_shares=shares,
+            frame_stride=[1] * len(settings.data) + [settings.replay_stride] * len(settings.replay),
+        ),
         training=TrainingConfig(
             steps=settings.steps,
             learning_rate=settings.learning_rate,
