@@ -29,7 +29,7 @@ class Arguments:
     """Gets data/, policy/, evaluation.json, report.html and videos."""
     episodes: int = 4000
     """Demonstrations to record."""
-    minutes: float = 7.5
+    minutes: float = 9.0
     """Training time."""
     evaluation_episodes: int = 60
     """Scenes to evaluate on, for each of four prompts."""
