@@ -20,6 +20,7 @@ COMMANDS = {
     "relabel": ("vla.commands.relabel", "make every episode a demonstration of what it achieved"),
     "train": ("vla.commands.train", "train a policy as a configuration file says"),
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
+    "improve": ("vla.commands.improve", "let a policy try, relabel what it achieved, learn from that"),
     "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),
     "infer": ("vla.commands.infer", "type a prompt, watch the policy follow it"),
 }

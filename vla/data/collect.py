@@ -146,25 +146,14 @@ class TabletopRecorder:
 
     def __init__(self, settings: CollectSettings):
         from vla.envs.tabletop import BASE_FAMILIES, FAMILIES, TabletopEnv
-        from vla.envs.tabletop.env import ACTION_NAMES, CAMERA, EMBODIMENT, STATE_NAMES
-        from vla.envs.tabletop.state import STATE_SIZE
+        from vla.envs.tabletop.env import layout
 
         self.families, self.default_families = FAMILIES, BASE_FAMILIES
         self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
         self._allowed = COMBINATIONS[settings.combinations]
         self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
         self._play, self._play_families = settings.play, settings.families or self.default_families
-        self._fps = self._env.metadata["render_fps"]
-        self.layout = {
-            "fps": self._fps,
-            "cameras": {CAMERA: (settings.image_size, settings.image_size)},
-            "state_dim": len(STATE_NAMES),
-            "action_dim": len(ACTION_NAMES),
-            "environment_state_dim": STATE_SIZE,
-            "state_names": STATE_NAMES,
-            "action_names": ACTION_NAMES,
-            "robot_type": EMBODIMENT,
-        }
+        self.layout = layout(settings.image_size)
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         from vla.envs.tabletop import play, rollout
@@ -176,7 +165,7 @@ class TabletopRecorder:
             arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
         return Episode(
             # Encoded here, in the worker: the writer then only copies packets.
-            images={camera: encode_video(frames, self._fps) for camera, frames in arrays.images.items()},
+            images={camera: encode_video(frames, self.layout["fps"]) for camera, frames in arrays.images.items()},
             state=arrays.state,
             action=arrays.action,
             success=arrays.success,

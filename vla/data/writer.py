@@ -16,7 +16,7 @@ import os
 import shutil
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +64,7 @@ FILES_PER_CHUNK = 1000
 class Episode:
     """One recorded trajectory, as handed to the writer."""
 
-    images: dict[str, np.ndarray | EncodedVideo]  # camera -> [T, H, W, 3] uint8, or the clip `encode_video` made of it
+    images: Mapping[str, np.ndarray | EncodedVideo]  # camera -> [T, H, W, 3] uint8, or what `encode_video` made of it
     state: np.ndarray  # [T, S] float32, robot units
     action: np.ndarray  # [T, A] float32, robot units
     success: np.ndarray  # [T] bool: the instruction was fulfilled after this action

@@ -1,7 +1,7 @@
 """A policy acting in simulated environments: what is asked of it, and what it then did.
 
-Shapes: B episodes side by side, T history, H horizon, A action, N states of an episode (the first included), E numbers
-in `observation.environment_state`, Y X pixels.
+Shapes: B episodes side by side, T history, H horizon, A action, S robot state, N states of an episode (the first
+included), E numbers in `observation.environment_state`, Y X pixels.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 Prompt = Literal["right", "other", "empty", "held_out"]
 PROMPTS: tuple[Prompt, ...] = get_args(Prompt)
 Combinations = Literal["all", "train", "held_out"]
-ENVIRONMENT_STATE = "observation.environment_state"
+ENVIRONMENT_STATE, STATE = "observation.environment_state", "observation.state"
 
 Observation = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]  # (finished, all) episodes
@@ -53,6 +53,8 @@ class Rollout:
     original: bool  # the case's original outcome was
     steps: int  # until success; all where there was none
     states: np.ndarray  # [N, E] float32
+    robot: np.ndarray  # [N, S] float32: what the robot felt
+    actions: np.ndarray  # [N - 1, A] float32: what was played
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,12 @@ class Suite(Protocol):
 
     def failure(self, outcome: str, states: np.ndarray) -> Failure:
         """What the episode `states [N, E]` did instead."""
+
+    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """How its episodes are recorded with these cameras: what `EpisodeWriter` needs to know."""
+
+    def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+        """What the policy's cameras saw: camera -> uint8 `[N, Y, X, 3]`."""
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         """Pictures for people: `states [N, E]` -> uint8 `[N, size, size, 3]`."""
@@ -182,7 +190,8 @@ class _Episode:
         self._steps_to_success: int | None = None
         self._recent: deque[Observation] = deque(maxlen=history)
         observation, _ = env.reset(seed=case.seed, options=dict(case.options))
-        self._states = [observation[ENVIRONMENT_STATE]]
+        self._states, self._robot = [observation[ENVIRONMENT_STATE]], [observation[STATE]]
+        self._actions: list[np.ndarray] = []
         self._remember(observation)
 
     def observation(self) -> Observation:
@@ -202,6 +211,8 @@ class _Episode:
         for left, action in zip(reversed(range(len(actions))), actions, strict=True):
             observation, _, _, truncated, _ = self.env.step(action)
             self._states.append(observation[ENVIRONMENT_STATE])
+            self._robot.append(observation[STATE])
+            self._actions.append(action)
             succeeded = self._succeeds()
             self.over = truncated or (succeeded and self.case.stops_at_success)
             if self.over:
@@ -217,6 +228,8 @@ class _Episode:
             original=bool(self._suite.achieved(self.case.original, states[1:]).any()),
             steps=self._steps_to_success or len(states) - 1,
             states=states,
+            robot=np.stack(self._robot),
+            actions=np.stack(self._actions),
         )
 
     def _succeeds(self) -> bool:

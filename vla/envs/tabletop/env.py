@@ -28,6 +28,20 @@ STATE_NAMES: Final = ("tip_x", "tip_y", "suction", "holding")
 Observation = dict[str, np.ndarray]
 
 
+def layout(image_size: int) -> dict[str, Any]:
+    """How episodes of the table are recorded: what `EpisodeWriter` needs to know."""
+    return {
+        "fps": round(1 / STEP_SECONDS),
+        "cameras": {CAMERA: (image_size, image_size)},
+        "state_dim": len(STATE_NAMES),
+        "action_dim": len(ACTION_NAMES),
+        "environment_state_dim": STATE_SIZE,
+        "state_names": STATE_NAMES,
+        "action_names": ACTION_NAMES,
+        "robot_type": EMBODIMENT,
+    }
+
+
 class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
     """The tip moves by `MAX_STEP * (dx, dy)` a step; `hold > 0` is suction on, which lifts what the tip touches.
 

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import CAMERA, IMAGE, TabletopEnv
+from vla.envs.tabletop.env import CAMERA, IMAGE, TabletopEnv, layout
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
     BASE_FAMILIES,
@@ -76,6 +76,12 @@ class TabletopSuite:
         about_handled = [o for family in BASE_FAMILIES for o in outcomes_about(things, family) if o.thing in handled]
         achieved = tuple(str(o) for o in about_handled if brought_about(o, states))
         return Failure("right object, not there" if asked.thing in handled else "wrong object", achieved)
+
+    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return layout(cameras[CAMERA][0])
+
+    def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+        return {CAMERA: self.draw(states, cameras[CAMERA][0])}
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         return np.stack([render(state, size) for state in states])

@@ -1,0 +1,65 @@
+"""What a policy did is recorded as it was, and hindsight finds something in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from policies import FakePolicy, Oracle, PeekingSuite, Random
+
+from vla.data.episodes import EpisodeDataset
+from vla.data.segments import Segments
+from vla.envs.tabletop import held_out_combination, parse_outcome
+from vla.envs.tabletop.render import render
+from vla.evaluation.harvest import harvest
+from vla.tasks.audit import audit
+from vla.tasks.relabel import relabel
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLA_CACHE", str(tmp_path_factory.mktemp("cache")))
+
+
+def harvested(policy: FakePolicy, out: Path, episodes: int = 12) -> EpisodeDataset:
+    return harvest(policy, PeekingSuite(), out, episodes)
+
+
+def test_every_state_is_there_and_the_actions_lead_from_one_to_the_next(tmp_path: Path) -> None:
+    dataset = harvested(Oracle(), tmp_path / "data", 6)
+    segments = Segments.load(dataset)
+    assert segments.success.all()
+    assert not any(held_out_combination(parse_outcome(text)) for text in segments.outcome)
+    for episode in range(6):
+        frames = np.arange(dataset.episodes.start[episode], dataset.episodes.stop[episode])
+        states = dataset.environment_state(frames)
+        holds = parse_outcome(segments.outcome[episode]).holds(states)
+        assert holds[-1] and not holds[:-1].any()
+        np.testing.assert_array_equal(dataset.state(frames)[:, :2], states[:, :2])
+        drawn = render(states[-1], 64).astype(int)
+        assert np.abs(dataset.frames("top", frames[-1:])[0].astype(int) - drawn).mean() < 3
+
+
+def test_labels_are_honest_whoever_acted(tmp_path: Path) -> None:
+    dataset = harvested(Random(), tmp_path / "data")
+    assert not Segments.load(dataset).success.all()
+    assert audit(dataset) == []
+    found = relabel(dataset)
+    assert found.failures_used > 0 and audit(dataset) == []
+
+
+def test_an_interrupted_harvest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vla.evaluation.harvest.GROUP", 4)
+    whole = harvested(Random(), tmp_path / "whole")
+
+    def interrupted(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        harvest(Random(), PeekingSuite(), tmp_path / "data", 12, progress=interrupted)
+    assert EpisodeDataset(tmp_path / "data").num_episodes == 4
+    dataset = harvested(Random(), tmp_path / "data")
+    frames = np.arange(whole.num_frames)
+    np.testing.assert_array_equal(dataset.environment_state(frames), whole.environment_state(frames))
+    np.testing.assert_array_equal(dataset.action(frames), whole.action(frames))
