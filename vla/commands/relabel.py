@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,10 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task("episodes")
+        began = time.perf_counter()
         found = relabel(dataset, given.settings, lambda done, total: bar.update(task, completed=done, total=total))
+        seconds = time.perf_counter() - began
     page = given.page or dataset.root / "vla/relabelling.html"
     write_page(dataset, found, page)
     print(describe(found))
+    print(f"{dataset.num_frames} frames in {seconds:.1f} s: {dataset.num_frames / seconds:.0f} frames/s")
     print(f"examples to look at: {page}")
     return 0
 

@@ -34,6 +34,8 @@ from vla.tasks.outcomes import Achievement
 LABELLER: Final = "tabletop-outcomes"
 VERSION: Final = "1"  # another one wherever the same states would get other labels
 
+_ABOUT_THE_TIP: Final = ("touch", "lift")  # the other families are about where things lie
+
 
 def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] = BASE_FAMILIES) -> list[Achievement]:
     """What `states [N, E]` of episodes that begin where `first [N]` is True achieved, in order of their ends.
@@ -43,12 +45,12 @@ def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] 
     begins = _attempt_begins(states, first)
     # The attempt that a frame ends is the one the frame before belongs to: a release ends one and begins another.
     since = np.maximum.accumulate(np.where(begins, np.arange(len(states)), 0))
-    things = objects(states)[..., COLOUR] * len(SHAPES) + objects(states)[..., SHAPE]
+    later, moved = np.flatnonzero(~first), np.flatnonzero(~first & _something_moved(states))
     found = [
         achievement
         for family in families
         for candidates in _candidates(family)
-        for achievement in _achieved(candidates, states, first, since, things.astype(np.int64))
+        for achievement in _achieved(candidates, states, later if family in _ABOUT_THE_TIP else moved, since)
     ]
     return sorted(found, key=lambda achievement: achievement.end)  # stable: families in order within a frame
 
@@ -82,21 +84,41 @@ def _attempt_begins(states: np.ndarray, first: np.ndarray) -> np.ndarray:
     return first | released
 
 
+def _something_moved(states: np.ndarray) -> np.ndarray:
+    """[N] bool: since the frame before, something was taken or let go, or moved without being held.
+
+    Nothing else can end an attempt at a placement: what is being carried moves more than what it passes.
+    """
+    held = states[:, HELD].astype(np.int64)
+    moved = (positions(states)[1:] != positions(states)[:-1]).any(axis=-1)  # [N - 1, O]
+    carried = held[1:, None] == np.arange(MAX_OBJECTS)
+    return np.append(False, (moved & ~carried).any(axis=1) | (held[1:] != held[:-1]))
+
+
 def _achieved(
-    candidates: _Candidates, states: np.ndarray, first: np.ndarray, since: np.ndarray, things: np.ndarray
+    candidates: _Candidates, states: np.ndarray, frames: np.ndarray, since: np.ndarray
 ) -> Iterator[Achievement]:
-    slack = slack_of_slots(candidates.family, candidates.where, states, candidates.slots)
-    present = objects(states)[..., PRESENT][:, candidates.slots].all(axis=1) > 0
-    holds = present & (slack > 0) & _counts(candidates, states)
-    end, which = np.nonzero(holds[1:] & ~holds[:-1] & ~first[1:, None])
-    end += 1
+    """What came about in one of the `frames` and not before."""
+    now, before = (_holds(candidates, states[rows]) for rows in (frames, frames - 1))
+    row, which = np.nonzero(now & ~before)
+    end = frames[row]
     start = since[end - 1]
-    done = slack[start, which] <= -CLEARLY_FALSE[candidates.family]
-    if candidates.family not in ("touch", "lift"):
+    attempts, attempt = np.unique(start, return_inverse=True)
+    slack = slack_of_slots(candidates.family, candidates.where, states[attempts], candidates.slots)
+    done = slack[attempt, which] <= -CLEARLY_FALSE[candidates.family]
+    if candidates.family not in _ABOUT_THE_TIP:
         done &= _moved_most(states, start, end, candidates.slots[:, which])
     for begin, stop, column in zip(start[done].tolist(), end[done].tolist(), which[done].tolist(), strict=True):
-        named = tuple(things[stop, candidates.slots[:, column]].tolist())
-        yield Achievement(begin, stop, _outcome(candidates.family, candidates.where, named))
+        things = objects(states[stop])[candidates.slots[:, column]]
+        named = things[:, COLOUR] * len(SHAPES) + things[:, SHAPE]
+        yield Achievement(begin, stop, _outcome(candidates.family, candidates.where, tuple(named.tolist())))
+
+
+def _holds(candidates: _Candidates, states: np.ndarray) -> np.ndarray:
+    """[N, C] bool"""
+    slack = slack_of_slots(candidates.family, candidates.where, states, candidates.slots)
+    present = objects(states)[..., PRESENT][:, candidates.slots].all(axis=1) > 0
+    return present & (slack > 0) & _counts(candidates, states)
 
 
 def _counts(candidates: _Candidates, states: np.ndarray) -> np.ndarray:
@@ -115,7 +137,8 @@ def _moved_most(states: np.ndarray, start: np.ndarray, end: np.ndarray, slots: n
 
 
 @lru_cache(maxsize=1 << 16)
-def _outcome(family: str, where: str | None, things: tuple[int, ...]) -> Outcome:
-    thing, *others = (Thing(COLOURS[number // len(SHAPES)], SHAPES[number % len(SHAPES)]) for number in things)
+def _outcome(family: str, where: str | None, things: tuple[float, ...]) -> Outcome:
+    numbers = (divmod(int(number), len(SHAPES)) for number in things)
+    thing, *others = (Thing(COLOURS[colour], SHAPES[shape]) for colour, shape in numbers)
     return Outcome(family, thing, tuple(others), where)
 
