@@ -43,7 +43,8 @@ def test_an_oracle_does_it_all() -> None:
         "right": 1, "other": 1, "held_out": 1,
     }  # fmt: skip
     assert result.prompts["empty"].mean == 0
-    assert result.chance is not None and result.chance.mean <= 0.2
+    assert result.unasked is not None and result.unasked.mean == 0  # the other thing leaves the original alone
+    assert result.chance is not None and 0 < result.chance.mean <= 0.4
     assert result.failures == ()
 
 
@@ -51,7 +52,7 @@ def test_an_idler_does_nothing() -> None:
     result = evaluate(FakePolicy(), SUITE, EvaluationConfig(episodes=12), prompts=["right"])
     assert result.success.mean == 0
     assert result.failure_kinds == {"right": {"nothing": 12}}
-    assert result.chance is None
+    assert result.chance is result.unasked is None
 
 
 def test_families_are_the_policys_unless_told() -> None:
@@ -80,7 +81,7 @@ def test_json_has_every_rate(evaluation: Evaluation, report: Path) -> None:
     for group in ("tasks", "families"):
         assert sum(rate["n"] for rate in written[group].values()) == written["success"]["n"] == 18
     assert written["settings"]["seed"] == 1_000_000
-    assert {"checkpoint", "parameters", "seconds", "version", "chance", "failures"} <= written.keys()
+    assert {"checkpoint", "parameters", "seconds", "version", "chance", "unasked", "failures"} <= written.keys()
 
 
 def test_every_failure_is_listed(evaluation: Evaluation) -> None:

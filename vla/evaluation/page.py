@@ -25,7 +25,7 @@ class Clip:
 def page(
     evaluation: Evaluation,
     meaning: Mapping[Prompt, str],
-    chance: str,
+    compare_with: Mapping[str, Rate],
     compared: Sequence[Sequence[Clip]],
     more: Sequence[Clip],
     failed: Sequence[Clip],
@@ -33,13 +33,14 @@ def page(
     """The whole page.
 
     Args:
-        meaning: what each prompt counts, in words; `chance` likewise. compared: scenes, each under all prompts.
+        meaning: what each prompt counts, in words. compare_with: what else to show beside the prompts.
+        compared: scenes, each under all prompts.
         more: rollouts with the right prompt. failed: some failures.
     """
     title = f"{evaluation.checkpoint or 'policy'} on {evaluation.settings['env']}"
     sections = [
         _headline(evaluation, title),
-        _section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, chance)),
+        _section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, compare_with)),
         _section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)) if compared else "",
         _section("By family", _families_note(evaluation), _family_bars(evaluation)),
         _section("Scenes", "As they came, with the right instruction.", _clip_row(more)) if more else "",
@@ -80,9 +81,9 @@ def _prompts_note(evaluation: Evaluation) -> str:
     )
 
 
-def _prompt_bars(evaluation: Evaluation, meaning: Mapping[Prompt, str], chance: str) -> str:
+def _prompt_bars(evaluation: Evaluation, meaning: Mapping[Prompt, str], compare_with: Mapping[str, Rate]) -> str:
     rates = [(meaning[prompt], evaluation.prompts[prompt]) for prompt in meaning if prompt in evaluation.prompts]
-    return _bars([*rates, (chance, evaluation.chance)] if evaluation.chance is not None else rates)
+    return _bars([*rates, *compare_with.items()])
 
 
 def _families_note(evaluation: Evaluation) -> str:

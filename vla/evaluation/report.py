@@ -26,7 +26,8 @@ MEANING: dict[Prompt, str] = {
     "other": "another instruction: does the other",
     "empty": "no instruction: original comes about",
 }
-CHANCE = "another instruction: original comes about"
+UNASKED = "another instruction: original comes about"
+CHANCE = "anything feasible, at random: original comes about"
 _COMPARED, _SHOWN, _FAILURES = 4, 12, 6  # scenes under all prompts, scenes under the right one, failures
 
 
@@ -48,7 +49,7 @@ def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
     failed = _clips(_failures(evaluation), suite, evaluation)
     for clip in [*(clip for row in compared for clip in row), *more, *failed]:
         (out / FILMS / f"{_name(clip.rollout)}.mp4").write_bytes(clip.mp4)
-    (out / PAGE).write_text(page(evaluation, MEANING, CHANCE, compared, more, failed), encoding="utf-8")
+    (out / PAGE).write_text(page(evaluation, MEANING, _beside(evaluation), compared, more, failed), encoding="utf-8")
     return out / PAGE
 
 
@@ -56,14 +57,20 @@ def summary(evaluation: Evaluation) -> Group:
     """The rates as tables for a rich console."""
     told = [(meaning, evaluation.prompts[p]) for p, meaning in MEANING.items() if p in evaluation.prompts]
     prompts = _table("told, and what counts", told)
-    if evaluation.chance is not None:
-        prompts.add_row(CHANCE, *_cells(evaluation.chance))
+    for meaning, rate in _beside(evaluation).items():
+        prompts.add_row(meaning, *_cells(rate))
     title = Text(f"{evaluation.checkpoint or 'policy'} on {evaluation.settings['env']}: {evaluation.success}", "bold")
     parts: list[RenderableType] = [title, "", prompts, "", _table("family", evaluation.families.items())]
     if "held_out" in evaluation.prompt_families:
         held_out = evaluation.prompt_families["held_out"]
         parts += ["", _table("family, in words never trained on", held_out.items())]
     return Group(*parts, "", _failure_table(evaluation))
+
+
+def _beside(evaluation: Evaluation) -> dict[str, Rate]:
+    """What is shown beside the prompts, as far as it was measured."""
+    rates = {UNASKED: evaluation.unasked, CHANCE: evaluation.chance}
+    return {meaning: rate for meaning, rate in rates.items() if rate is not None}
 
 
 def summary_text(evaluation: Evaluation) -> str:

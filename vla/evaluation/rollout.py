@@ -119,6 +119,9 @@ class Suite(Protocol):
     def failure(self, outcome: str, states: np.ndarray) -> Failure:
         """What the episode `states [N, E]` did instead."""
 
+    def by_chance(self, case: Case) -> bool:
+        """Whether the case's original comes about if something feasible, drawn at random, is done in its scene instead."""
+
     def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """How its episodes are recorded with these cameras: what `EpisodeWriter` needs to know."""
 

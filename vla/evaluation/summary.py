@@ -37,7 +37,9 @@ class Evaluation:
     prompts: dict[Prompt, Rate]
     # The same by family of what was asked for.
     prompt_families: dict[Prompt, dict[str, Rate]]
-    # With the other prompt, what the scene was made for: as often as it comes about unasked. None without that prompt.
+    # What the scene was made for: with the other prompt, although that leaves it alone; and if something feasible, drawn
+    # at random, is done instead, which the empty prompt is to be compared with. None without those prompts.
+    unasked: Rate | None
     chance: Rate | None
     failures: tuple[Failed, ...]  # of all prompts but the empty one
     settings: dict[str, Any]
@@ -62,6 +64,7 @@ class Evaluation:
             "families": _to_json(self.families),
             "tasks": _to_json(self.tasks),
             "prompts": _to_json(self.prompts),
+            "unasked": None if self.unasked is None else self.unasked.to_json(),
             "chance": None if self.chance is None else self.chance.to_json(),
             "prompt_families": {prompt: _to_json(rates) for prompt, rates in self.prompt_families.items()},
             "failure_kinds": self.failure_kinds,
@@ -115,7 +118,8 @@ def evaluate(
         families=_by_family(by_prompt["right"]),
         prompts={prompt: _success(runs) for prompt, runs in by_prompt.items()},
         prompt_families={prompt: _by_family(runs) for prompt, runs in by_prompt.items()},
-        chance=Rate.of(r.original for r in by_prompt["other"]) if "other" in by_prompt else None,
+        unasked=Rate.of(run.original for run in by_prompt["other"]) if "other" in by_prompt else None,
+        chance=Rate.of(suite.by_chance(run.case) for run in by_prompt["empty"]) if "empty" in by_prompt else None,
         failures=tuple(_failed(suite, r) for r in rollouts if not r.success and r.case.prompt != "empty"),
         settings={
             **settings.model_dump(mode="json", exclude={"every"}),

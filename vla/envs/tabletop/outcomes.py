@@ -158,6 +158,18 @@ def all_outcomes(state: np.ndarray, families: Sequence[str] | None = None) -> li
     return [outcome for outcome in outcomes if _feasible(outcome, state, spots[outcome.thing])]
 
 
+def draw_outcome(
+    state: np.ndarray, families: Sequence[str], allowed: Callable[[Outcome], bool] | None, rng: np.random.Generator
+) -> Outcome | None:
+    """Something `allowed` and feasible in `state [E]`; families that have any are equally likely. None if none has."""
+    candidates = [o for o in all_outcomes(state, families) if allowed is None or allowed(o)]
+    if not candidates:
+        return None
+    family = rng.choice(list(dict.fromkeys(outcome.family for outcome in candidates)))
+    same_family = [outcome for outcome in candidates if outcome.family == family]
+    return same_family[rng.integers(len(same_family))]
+
+
 def brought_about(outcome: Outcome, states: np.ndarray) -> bool:
     """Whether an episode `states [T, E]` did it: feasible at first, true at last, and by moving the thing it is about.
 

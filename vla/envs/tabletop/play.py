@@ -11,7 +11,7 @@ import numpy as np
 
 from vla.envs.tabletop.env import ENVIRONMENT_STATE, TabletopEnv
 from vla.envs.tabletop.expert import EpisodeArrays, expert_action, record
-from vla.envs.tabletop.outcomes import BASE_FAMILIES, Outcome, all_outcomes
+from vla.envs.tabletop.outcomes import BASE_FAMILIES, Outcome, draw_outcome
 
 INSTRUCTION: Final = "play with the things on the table"
 PURPOSE_STEPS: Final = 60  # an unreached purpose is given up after so many
@@ -32,7 +32,7 @@ def play(
     observation, _ = env.reset(seed=seed, options={"families": families, "allowed": allowed})
     observations, actions = [observation], []
     for _ in range(purposes):
-        purpose = _purpose(observation[ENVIRONMENT_STATE], families, allowed, rng)
+        purpose = draw_outcome(observation[ENVIRONMENT_STATE], families, allowed, rng)
         for _ in range(PURPOSE_STEPS):
             if purpose is None or purpose.holds(observation[ENVIRONMENT_STATE]):
                 break
@@ -41,18 +41,3 @@ def play(
             observations.append(observation)
     actions.append(np.array([0, 0, -1], np.float32))  # the last state is seen, with the arm at rest
     return record(observations, actions, [False] * len(actions), INSTRUCTION, None, "play")
-
-
-def _purpose(
-    state: np.ndarray,
-    families: Sequence[str],
-    allowed: Callable[[Outcome], bool] | None,
-    rng: np.random.Generator,
-) -> Outcome | None:
-    """What to do next in `state [E]`; None if there is nothing."""
-    candidates = [o for o in all_outcomes(state, families) if allowed is None or allowed(o)]
-    if not candidates:
-        return None
-    family = rng.choice(list(dict.fromkeys(outcome.family for outcome in candidates)))
-    same_family = [outcome for outcome in candidates if outcome.family == family]
-    return same_family[rng.integers(len(same_family))]

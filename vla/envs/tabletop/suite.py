@@ -10,14 +10,15 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import CAMERA, IMAGE, TabletopEnv, layout
+from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, TabletopEnv, layout
+from vla.envs.tabletop.expert import expert_action
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
     BASE_FAMILIES,
     FAMILIES,
     Outcome,
-    all_outcomes,
     brought_about,
+    draw_outcome,
     held_out_combination,
     outcomes_about,
     parse_outcome,
@@ -77,6 +78,17 @@ class TabletopSuite:
         achieved = tuple(str(o) for o in about_handled if brought_about(o, states))
         return Failure("right object, not there" if asked.thing in handled else "wrong object", achieved)
 
+    def by_chance(self, case: Case) -> bool:
+        env = TabletopEnv(render_observations=False)
+        observation, _ = env.reset(seed=case.seed, options=dict(case.options))
+        rng, original = np.random.default_rng([case.seed, 7]), _parse(case.original)
+        purpose = draw_outcome(observation[ENVIRONMENT_STATE], BASE_FAMILIES, None, rng) or original
+        for _ in range(env.max_steps):
+            observation, *_ = env.step(expert_action(purpose, observation[ENVIRONMENT_STATE]))
+            if original.holds(observation[ENVIRONMENT_STATE]):
+                return True
+        return False
+
     def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         return layout(cameras[CAMERA][0])
 
@@ -96,15 +108,14 @@ def other_outcome(
     it isn't a combination kept out of training either. Families are equally likely; those beyond `families` are used
     only in a scene that admits nothing else.
     """
+
+    def allowed(outcome: Outcome) -> bool:
+        return _leaves_alone(outcome, original) and (combinations != "train" or _trained_combination(outcome))
+
     for choice in (families, BASE_FAMILIES):
-        candidates = [o for o in all_outcomes(state, tuple(choice)) if _leaves_alone(o, original)]
-        if combinations == "train":
-            candidates = [o for o in candidates if _trained_combination(o)]
-        if candidates:
-            rng = np.random.default_rng([seed, 5])
-            family = rng.choice(list(dict.fromkeys(o.family for o in candidates)))
-            same_family = [o for o in candidates if o.family == family]
-            return same_family[rng.integers(len(same_family))]
+        drawn = draw_outcome(state, tuple(choice), allowed, np.random.default_rng([seed, 5]))
+        if drawn is not None:
+            return drawn
     raise ValueError(f"the scene of seed {seed} admits nothing but {original!s}: choose another first seed")
 
 
