@@ -120,7 +120,7 @@ class Suite(Protocol):
         """What the episode `states [N, E]` did instead."""
 
     def by_chance(self, case: Case) -> bool:
-        """Whether the case's original comes about if something feasible, drawn at random, is done in its scene instead."""
+        """Whether the case's original comes about if something feasible, drawn at random, is done in its scene."""
 
     def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """How its episodes are recorded with these cameras: what `EpisodeWriter` needs to know."""

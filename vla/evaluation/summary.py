@@ -37,7 +37,7 @@ class Evaluation:
     prompts: dict[Prompt, Rate]
     # The same by family of what was asked for.
     prompt_families: dict[Prompt, dict[str, Rate]]
-    # What the scene was made for: with the other prompt, although that leaves it alone; and if something feasible, drawn
+    # What the scene was made for: with the other prompt, which leaves it alone; and if something feasible, drawn
     # at random, is done instead, which the empty prompt is to be compared with. None without those prompts.
     unasked: Rate | None
     chance: Rate | None
