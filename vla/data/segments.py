@@ -88,9 +88,7 @@ class Segments:
         """Write them as the segments of the data set in `root`, replacing the file at once."""
         path = Path(root) / SEGMENTS
         path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(f".{os.getpid()}.tmp")
-        write_table(self.to_table(), temporary)
-        os.replace(temporary, path)
+        replace_table(self.to_table(), path)
 
     def to_table(self) -> pa.Table:
         """As stored: without `dataset` and `embodiment`, which belong to the data set."""
@@ -129,6 +127,13 @@ class Segments:
 def write_table(table: pa.Table, path: Path) -> None:
     """Write parquet with page checksums: pyarrow reads a flipped bit silently without."""
     pq.write_table(table, path, compression="snappy", write_page_checksum=True)
+
+
+def replace_table(table: pa.Table, path: Path) -> None:
+    """The same, in place of the file at `path` at once: a reader sees the old one or the new one."""
+    temporary = path.with_suffix(f".{os.getpid()}.tmp")
+    write_table(table, temporary)
+    os.replace(temporary, path)
 
 
 def shared_strings(values: Iterable[str]) -> np.ndarray:

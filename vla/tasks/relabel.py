@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 from vla.data.episodes import EpisodeDataset, read_columns
 from vla.data.errors import DatasetError
 from vla.data.layout import ACTION, ENVIRONMENT_STATE
-from vla.data.segments import SCHEMA, SEGMENTS, Segments, write_table
+from vla.data.segments import SCHEMA, SEGMENTS, Segments, replace_table
 from vla.envs import load_grammar
 from vla.tasks.outcomes import OutcomeGrammar
 
@@ -87,7 +87,7 @@ def relabel(
         end = min(begin + PART_EPISODES, dataset.num_episodes)
         paths.append(parts / f"{begin:09d}.parquet")
         if not paths[-1].exists():
-            _write_at_once(labeller.rows(begin, end), paths[-1])
+            replace_table(labeller.rows(begin, end), paths[-1])
         progress(end, dataset.num_episodes)
     _merge(recorded, paths, dataset.root / SEGMENTS)
     shutil.rmtree(folder)
@@ -193,12 +193,6 @@ def _merge(recorded: Segments, parts: Sequence[Path], path: Path) -> None:
         writer.write_table(recorded.to_table())
         for part in parts:
             writer.write_table(read_columns(part, SCHEMA.names).cast(SCHEMA))
-    os.replace(temporary, path)
-
-
-def _write_at_once(table: pa.Table, path: Path) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    write_table(table, temporary)
     os.replace(temporary, path)
 
 
