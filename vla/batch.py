@@ -1,7 +1,7 @@
-"""The contract between data and model: what a policy sees, and what it learns from.
+"""The contract between data and model: what a policy sees, what is asked of it, and what it learns from.
 
 Shapes: B batch, T history, F flat image features (all cameras), H horizon, K noise samples, A action, S state,
-W keyframes, Y X pixels.
+W keyframes, V views, G numbers of a goal state, Y X pixels.
 """
 
 from __future__ import annotations
@@ -13,11 +13,40 @@ from torch import Tensor
 
 
 @dataclass
+class TaskIdentifier:
+    """What is asked for (z): in words, and in the other kinds of `vla.tasks.kinds`, each given or not row by row."""
+
+    instruction: list[str]  # B strings; "" where nothing is said
+    given: dict[str, Tensor] = field(default_factory=dict)  # kind other than language -> [B] bool
+    number: Tensor | None = None  # [B] int64: in the policy's list of tasks
+    goal_state: Tensor | None = None  # [B, 2, G] float32: the state now, and the one to be reached
+    images: dict[str, Tensor] = field(default_factory=dict)  # camera -> [B, V, Y, X, 3] uint8, the goal last
+    features: Tensor | None = None  # [B, V, F] float16, in place of `images`
+
+    def __len__(self) -> int:
+        return len(self.instruction)
+
+    def to(self, device: torch.device) -> TaskIdentifier:
+        return replace(
+            self,
+            given={kind: given.to(device) for kind, given in self.given.items()},
+            number=None if self.number is None else self.number.to(device),
+            goal_state=None if self.goal_state is None else self.goal_state.to(device),
+            images={name: image.to(device) for name, image in self.images.items()},
+            features=None if self.features is None else self.features.to(device),
+        )
+
+    def withheld(self) -> TaskIdentifier:
+        """Nothing is asked for, in no row."""
+        return TaskIdentifier([""] * len(self))
+
+
+@dataclass
 class Observation:
     """What the policy sees. Either `images` or, from a frozen encoder's cache, `features`."""
 
     state: Tensor  # [B, T, S] float32, robot units
-    instruction: list[str]  # B strings; "" withholds the instruction
+    task: TaskIdentifier
     images: dict[str, Tensor] = field(default_factory=dict)  # camera -> [B, T, Y, X, 3] uint8
     features: Tensor | None = None  # [B, T, F] float16
     history_valid: Tensor | None = None  # [B, T] bool; False before the episode's first frame
@@ -26,6 +55,7 @@ class Observation:
         return replace(
             self,
             state=self.state.to(device),
+            task=self.task.to(device),
             images={name: image.to(device) for name, image in self.images.items()},
             features=None if self.features is None else self.features.to(device),
             history_valid=None if self.history_valid is None else self.history_valid.to(device),

@@ -53,6 +53,11 @@ class DataConfig(Section):
     frame_stride: Positive | list[Positive] = 1
     """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
     all data sets, or one for each in their order."""
+    goals: Literal["final", "future", "geometric"] = "final"
+    """Which later frame of a segment is the goal (image, state, video) where no words say what is asked for: its last
+    one, any, or one that is near in a geometric distribution."""
+    goal_discount: float = Field(default=0.98, gt=0, lt=1)
+    """Of the geometric distribution."""
     cache_features: bool = True
     """Keep the tokens of a frozen vision encoder on disk. Changes speed, never a number."""
 
@@ -136,6 +141,13 @@ class ModelConfig(Section):
     """Observations the policy sees (T), the current one included."""
     instruction_dropout: Fraction = 0.1
     """Share of training observations whose instruction is withheld; makes classifier-free guidance possible."""
+    task_kinds: list[Literal["language", "task_id", "goal_state", "goal_image", "video"]] = Field(
+        default=["language"], min_length=1
+    )
+    """How the policy can be told what to do. With several kinds, half of the training observations get one of them and
+    the others a random choice, so that one policy understands each alone."""
+    goal_state: Literal["observation.environment_state", "observation.state"] = "observation.environment_state"
+    """The column that a goal state is a value of; the policy must then observe it, too."""
     keyframes: Positive = 2
     """The context points out where the robot will be at so many next keyframes (something is taken or let go, or the
     segment ends): a direct gradient for finding what the instruction names. Each builds on the one before."""

@@ -63,7 +63,7 @@ def test_chunks_and_keyframes_end_with_their_segment(data: Path) -> None:
             np.testing.assert_array_equal(batch.action[row, :length], actions[frame : frame + length])
             ends = np.repeat(states[stop - 1][None], 2, axis=0)  # random actions have no switch
             np.testing.assert_array_equal(batch.keyframes[row], ends)
-            assert batch.observation.instruction[row] in ("", segments.instruction[segment])
+            assert batch.observation.task.instruction[row] in ("", segments.instruction[segment])
         assert batch.total == int(batch.valid.sum()) * 3
     assert cut > 10
 
@@ -160,7 +160,7 @@ def test_slots_of_processes_and_parts_make_up_the_global_batch(data: Path) -> No
             assert part.total == whole.total
             for name in ("action", "valid", "keyframes", "stratum", "noise", "time"):
                 assert torch.equal(getattr(part, name), getattr(whole, name)[n::parts]), name
-            assert part.observation.instruction == whole.observation.instruction[n::parts]
+            assert part.observation.task.instruction == whole.observation.task.instruction[n::parts]
             assert torch.equal(part.observation.images["top"], whole.observation.images["top"][n::parts])
 
 
@@ -190,7 +190,8 @@ def test_times_spread_evenly_and_stay_below_one(data: Path, monkeypatch: pytest.
 
 def test_instructions_are_withheld_as_often_as_asked(data: Path) -> None:
     source = make_source(make_config(data, instruction_dropout=0.25))
-    instructions = [text for step in range(40) for text in source.batch(step, slice(0, 24)).observation.instruction]
+    tasks = [source.batch(step, slice(0, 24)).observation.task for step in range(40)]
+    instructions = [text for task in tasks for text in task.instruction]
     assert abs(np.mean([text == "" for text in instructions]) - 0.25) < 0.05
 
 

@@ -14,6 +14,7 @@ from vla.envs.tabletop.expert import expert_action
 from vla.envs.tabletop.suite import TabletopSuite
 from vla.envs.tabletop.world import World
 from vla.evaluation.rollout import Observation
+from vla.models.observe import Goal
 
 HORIZON, STATE = 16, "observation.state"
 
@@ -37,7 +38,12 @@ class FakePolicy:
         return []
 
     def act_batch(
-        self, observations: list[Observation], instructions: list[str], seeds: Sequence[int], guidance: float = 1.0
+        self,
+        observations: list[Observation],
+        instructions: list[str],
+        seeds: Sequence[int],
+        guidance: float = 1.0,
+        goals: Sequence[Goal | None] | None = None,
     ) -> np.ndarray:
         self.calls.append((observations, instructions, list(seeds)))
         rows = zip(observations, instructions, seeds, strict=True)

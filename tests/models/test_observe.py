@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 from tiny import IMAGE, STATE, raw_observation
 
-from vla.models.observe import ObservationError, stack
+from vla.models.observe import Layout, ObservationError, stack
 
-LAYOUT: dict[str, Any] = {"cameras": {"top": (64, 64)}, "state_dim": 3, "history": 2}
+LAYOUT = Layout({"top": (64, 64)}, state_dim=3, history=2)
 
 
 def changed(**fields: np.ndarray) -> dict[str, np.ndarray]:
@@ -39,19 +37,19 @@ def without(key: str) -> dict[str, np.ndarray]:
 )
 def test_the_field_is_named(observation: dict[str, np.ndarray], message: str) -> None:
     with pytest.raises(ObservationError, match=message):
-        stack([observation], ["touch it"], **LAYOUT)
+        stack([observation], ["touch it"], LAYOUT)
 
 
 def test_instructions_are_strings_and_one_each() -> None:
     with pytest.raises(ObservationError, match="1 observations but 2 instructions"):
-        stack([raw_observation()], ["touch it", "move it"], **LAYOUT)
+        stack([raw_observation()], ["touch it", "move it"], LAYOUT)
     with pytest.raises(ObservationError, match="instruction: expected a string, got NoneType"):
-        stack([raw_observation()], [None], **LAYOUT)  # type: ignore[list-item]
+        stack([raw_observation()], [None], LAYOUT)  # type: ignore[list-item]
 
 
 def test_a_first_observation_stands_for_the_past_there_was_not() -> None:
-    observation = stack([raw_observation()], ["  touch it "], **LAYOUT)
-    assert observation.instruction == ["touch it"]
+    observation = stack([raw_observation()], ["  touch it "], LAYOUT)
+    assert observation.task.instruction == ["touch it"]
     assert observation.state.shape == (1, 2, 3) and observation.images["top"].shape == (1, 2, 64, 64, 3)
     assert observation.history_valid is not None and observation.history_valid.tolist() == [[False, True]]
     np.testing.assert_array_equal(observation.state[0, 0], observation.state[0, 1])

@@ -76,20 +76,20 @@ class TestPointer:
     def test_what_builds_on_a_known_keyframe_builds_on_the_guess_nearest_to_it(self) -> None:
         pointer, arguments = make_pointer()
         truth = torch.randn(B, W, S)
-        _, guess = pointer(*arguments, truth)
+        _, guess = call(pointer, arguments, truth)
         first, second = truth.clone(), truth.clone()
         first[:, 0] += 1
         second[:, 1] += 1
         # The first choice knows neither, the second one only the first.
-        after_first, after_second = (pointer(*arguments, other)[1] for other in (first, second))
+        after_first, after_second = (call(pointer, arguments, other)[1] for other in (first, second))
         torch.testing.assert_close(after_first.log_weight[:, 0], guess.log_weight[:, 0], rtol=0, atol=0)
         assert (after_first.log_weight[:, 1] - guess.log_weight[:, 1]).abs().max() > 1e-4
         torch.testing.assert_close(after_second.log_weight, guess.log_weight, rtol=0, atol=0)
 
     def test_without_the_truth_it_builds_on_its_own_choice(self) -> None:
         pointer, arguments = make_pointer()
-        tokens, guess = pointer(*arguments)
-        again, _ = pointer(*arguments, guess.mode())
+        tokens, guess = call(pointer, arguments)
+        again, _ = call(pointer, arguments, guess.mode())
         assert tokens.shape == (B, W, D)
         torch.testing.assert_close(again, tokens, atol=0.2, rtol=0)
 
@@ -97,8 +97,8 @@ class TestPointer:
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         mask = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.5
         spoilt = replace(cells, shows=cells.shows.masked_fill(~mask[:, :, None], 7.0), mask=mask)
-        _, guess = pointer(words, words_mask, replace(cells, mask=mask), now, seen)
-        _, other = pointer(words, words_mask, spoilt, now, seen)
+        _, guess = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, seen)
+        _, other = pointer(words, words_mask, words, words_mask, spoilt, now, seen)
         torch.testing.assert_close(other.log_weight, guess.log_weight)
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
@@ -108,8 +108,9 @@ class TestPointer:
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         for absolute in (pointer.choice.where, pointer.phase[0]):
             absolute.weight.data.zero_()
-        _, guess = pointer(words, words_mask, cells, now, seen)
-        _, moved = pointer(words, words_mask, replace(cells, states=cells.states + 0.3), now + 0.3, seen)
+        _, guess = pointer(words, words_mask, words, words_mask, cells, now, seen)
+        elsewhere = replace(cells, states=cells.states + 0.3)
+        _, moved = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, seen)
         torch.testing.assert_close(moved.log_weight[:, 0], guess.log_weight[:, 0], atol=1e-4, rtol=0)
 
     def test_named_things_are_found_wherever_they_lie(self) -> None:
@@ -117,7 +118,7 @@ class TestPointer:
         things = torch.randn(6, D, generator=torch.Generator().manual_seed(3))
         pointer, _ = make_pointer()
         optimizer = torch.optim.Adam(pointer.parameters(), lr=3e-3)
-        states, seen = POSITIONS.clone(), torch.ones(S)
+        states, seen, heard = POSITIONS.clone(), torch.ones(S), torch.ones(16, 3, dtype=torch.bool)
         for step in range(300):
             generator = torch.Generator().manual_seed(step)
             named = torch.stack([torch.randperm(6, generator=generator)[:2] for _ in range(16)])
@@ -127,7 +128,7 @@ class TestPointer:
             words = torch.stack([things[named[:, 0]], torch.zeros(16, D), things[named[:, 1]]], dim=1)
             goal = states[spots.take_along_dim(named[:, 1:], dim=1)].expand(-1, W, -1)
             cells = Cells(shows, shows, states, None)
-            guess = pointer(words, torch.ones(16, 3, dtype=torch.bool), cells, torch.zeros(16, S), seen, goal)[1]
+            guess = pointer(words, heard, words, heard, cells, torch.zeros(16, S), seen, goal)[1]
             optimizer.zero_grad()
             guess.surprise(goal).mean().backward()
             optimizer.step()
@@ -145,6 +146,12 @@ def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, to
     words, shows, now = (torch.randn(*size, generator=generator) for size in ((B, 5, D), (B, N, D), (B, S)))
     cells = Cells(shows, shows, POSITIONS, None)
     return pointer, (words, torch.ones(B, 5, dtype=torch.bool), cells, now, torch.ones(S))
+
+
+def call(pointer: Pointer, arguments: tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor, torch.Tensor],
+         truth: torch.Tensor | None = None) -> tuple[torch.Tensor, Guess]:
+    """With words and nothing else."""
+    return pointer(*arguments[:2], *arguments, truth)
 
 
 def test_calibration_does_not_depend_on_what_memory_held_before() -> None:

@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vla.batch import Batch, Observation
+from vla.batch import Batch, Observation, TaskIdentifier
 from vla.models.observe import ObservationError
 from vla.models.policy import VLAPolicy
 
@@ -41,7 +41,7 @@ def make_batch(valid: list[int], *, seed: int = 0, history: int = 1, cameras: tu
     return Batch(
         observation=Observation(
             state=normal(history, S),
-            instruction=[instructions[row % 3] for row in range(size)],
+            task=TaskIdentifier([instructions[row % 3] for row in range(size)]),
             images={camera: image() for camera in cameras},
         ),
         action=normal(H, A),
@@ -131,13 +131,13 @@ class TestActing:
     def test_an_empty_instruction_is_the_withheld_token(self, policy: VLAPolicy) -> None:
         observation = make_batch([H, H]).observation
         with torch.no_grad():
-            context = policy.read(replace(observation, instruction=["", "   ".strip()]))
+            context = policy.read(replace(observation, task=TaskIdentifier(["", "   ".strip()])))
             words = policy.reader.withheld.expand(2, -1)
             torch.testing.assert_close(context.tokens[:, -2], words, rtol=0, atol=0)
             policy.reader.withheld += 1
-            moved = policy.read(replace(observation, instruction=["", "touch the red disc"])).tokens
+            moved = policy.read(replace(observation, task=TaskIdentifier(["", "touch the red disc"]))).tokens
             policy.reader.withheld -= 1
-            told = policy.read(replace(observation, instruction=["", "touch the red disc"])).tokens
+            told = policy.read(replace(observation, task=TaskIdentifier(["", "touch the red disc"]))).tokens
         # Only the observation without an instruction sees the token.
         assert not torch.allclose(moved[0], told[0])
         torch.testing.assert_close(moved[1], told[1], rtol=0, atol=0)
@@ -276,7 +276,7 @@ def row_of(batch: Batch, row: int) -> Batch:
         observation=replace(
             observation,
             state=observation.state[rows],
-            instruction=observation.instruction[rows],
+            task=TaskIdentifier(observation.task.instruction[rows]),
             images={name: images[rows] for name, images in observation.images.items()},
         ),
         **{name: getattr(batch, name)[rows] for name in ("action", "valid", "keyframes", "stratum", "noise", "time")},

@@ -23,7 +23,8 @@ from vla.evaluation.summary import evaluate
 class Arguments:
     """Roll a policy out on fixed unseen scenes and report how often it does what it is told, with 95 % intervals.
 
-    Every scene is played with the right prompt, another feasible instruction, none, and held-out wording.
+    Every scene is played with the right prompt, another feasible instruction, none, and held-out wording; on request
+    also with a goal image, a goal state or a video in place of words.
 
     Examples:
         vla evaluate runs/tabletop --out runs/tabletop/evaluation
@@ -42,7 +43,7 @@ class Arguments:
     families: tuple[str, ...] = ()
     """Instruction families; by default those that the policy was trained on."""
     prompts: tuple[Prompt, ...] = PROMPTS
-    """What to say in each scene; `right` must be among them."""
+    """What to say or to show in each scene; `right` must be among them. Shown is what an expert does there."""
     combinations: Combinations = "all"
     """Keep the environment's fixed rule of held-out (thing, family) combinations out, or play only those."""
     execute: int = 8

@@ -1,7 +1,7 @@
 """From segments to training batches: everything about batch k, noise included, is a pure function of (seed, k).
 
 Shapes: B global batch, b slots of one process, T history, H horizon, A action, S state, W keyframes, K noise samples,
-F flat image features, Y X pixels, N segments.
+F flat image features, V views, Y X pixels, N segments.
 """
 
 from __future__ import annotations
@@ -14,15 +14,18 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from vla.batch import Batch, Observation
+from vla.batch import Batch, Observation, TaskIdentifier
 from vla.config import Config
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
+from vla.data.goals import draw_goals
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
+from vla.tasks.kinds import LANGUAGE, takes_state, views_of
 
+WHOLE_SEGMENT = {LANGUAGE, "task_id"}  # kinds that ask for what the segment ends with, not for a frame on the way
 Reader = Callable[[np.ndarray], np.ndarray]  # [n] frames -> [n, ...]
 LATEST_TIME = np.nextafter(np.float32(1), np.float32(0))  # rounding to float32 would reach 1 now and then
 
@@ -82,9 +85,20 @@ def load_training_data(config: Config) -> TrainingData:
 class BatchSource:
     """Builds batches for training."""
 
-    def __init__(self, data: TrainingData, config: Config, caches: Sequence[FeatureCache] | None = None) -> None:
-        """`caches`: image features by data set; None gives raw images."""
+    def __init__(
+        self,
+        data: TrainingData,
+        config: Config,
+        caches: Sequence[FeatureCache] | None = None,
+        tasks: Sequence[str] | None = None,
+    ) -> None:
+        """
+        Args:
+            caches: image features by data set; None gives raw images.
+            tasks: names in the order of their numbers; by default those of the data.
+        """
         self.data = data
+        self._tasks = list(tasks) if tasks is not None else sorted(set(data.segments.task))
         self._config = config
         self._caches = caches
         self._sampler = StratifiedSampler(
@@ -94,7 +108,6 @@ class BatchSource:
     def batch(self, step: int, slots: slice = slice(None)) -> Batch:
         """The `slots` of global batch `step`."""
         stratum, segment, offset = self._sampler.batch(step)
-        total = self._valid_components(segment, offset)
         model, training = self._config.model, self._config.training
         rng = np.random.default_rng([training.seed, step, 1])
         samples = model.diffusion.noise_samples
@@ -104,36 +117,83 @@ class BatchSource:
         time = (np.arange(samples) + rng.random((training.batch_size, samples))) / samples
         time = np.minimum(time.astype(np.float32), LATEST_TIME)
         withheld = rng.random(training.batch_size) < model.instruction_dropout
+        given = self._given(rng, ~withheld)
+        frame, last = self._ends(rng, segment, offset, given)
+        left = np.minimum(last - frame + 1, model.horizon)
+        total = int(left.sum()) * action_dim
 
-        stratum, segment, offset = stratum[slots], segment[slots], offset[slots]
+        stratum, segment, frame, last = stratum[slots], segment[slots], frame[slots], last[slots]
         segments = self.data.segments
-        stop = segments.stop[segment]
-        frame = segments.start[segment] + self.data.stride[segment] * offset
         # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
-        chunk = np.minimum(frame[:, None] + np.arange(model.horizon), stop[:, None] - 1)  # [b, H]
+        chunk = np.minimum(frame[:, None] + np.arange(model.horizon), last[:, None])  # [b, H]
         past = frame[:, None] - np.arange(model.history)[::-1]  # [b, T]
         exists = past >= self._episode_start(segment)[:, None]
         past = np.maximum(past, self._episode_start(segment)[:, None])
         dataset = segments.dataset[segment]
-        keyframes = self._keyframes(dataset, frame, stop - 1)  # [b, W]
-        instructions = ["" if blank else text
-                        for blank, text in zip(withheld[slots], segments.instruction[segment], strict=True)]
+        keyframes = self._keyframes(dataset, frame, last)  # [b, W]
         observation = Observation(
-            state=torch.from_numpy(self._gather(dataset, past, "state")),
-            instruction=instructions,
+            state=torch.from_numpy(self._gather(dataset, past, "observation.state")),
+            task=self._task(segment, frame, last, {kind: row[slots] for kind, row in given.items()}),
             history_valid=torch.from_numpy(exists) if model.history > 1 else None,
             **self._pixels(dataset, past),
         )
         return Batch(
             observation=observation,
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
-            valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) < stop[:, None]),
-            keyframes=torch.from_numpy(self._gather(dataset, keyframes, "state")),
+            valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) <= last[:, None]),
+            keyframes=torch.from_numpy(self._gather(dataset, keyframes, "observation.state")),
             stratum=torch.from_numpy(stratum),
             total=total,
             noise=torch.from_numpy(noise[slots]),
             time=torch.from_numpy(time[slots]),
         )
+
+    def _given(self, rng: np.random.Generator, told: np.ndarray) -> dict[str, np.ndarray]:
+        """Which kinds of task identifiers each slot gets, [B] bool each; none where it isn't `told` [B] anything."""
+        kinds = self._config.model.task_kinds
+        if len(kinds) == 1:
+            return {kinds[0]: told}
+        first = rng.integers(len(kinds), size=len(told))
+        more = rng.random((len(kinds), len(told))) < 0.5
+        alone = rng.random(len(told)) < 0.5
+        return {kind: told & ((first == n) | (more[n] & ~alone)) for n, kind in enumerate(kinds)}
+
+    def _ends(
+        self, rng: np.random.Generator, segment: np.ndarray, offset: np.ndarray, given: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(frame, last one that is imitated) of every slot, [B] each: the segment's last, or an earlier goal."""
+        segments, settings = self.data.segments, self._config.data
+        frame = segments.start[segment] + self.data.stride[segment] * offset
+        last = segments.stop[segment] - 1
+        if set(given) <= WHOLE_SEGMENT:
+            return frame, last
+        uniform = rng.random((len(frame), 1))
+        goal = draw_goals(frame, last, settings.goals, uniform, settings.goal_discount)[:, 0]
+        whole = np.any([row for kind, row in given.items() if kind in WHOLE_SEGMENT] or [np.zeros(len(frame))], axis=0)
+        return frame, np.where(whole, last, goal)
+
+    def _task(
+        self, segment: np.ndarray, frame: np.ndarray, goal: np.ndarray, given: dict[str, np.ndarray]
+    ) -> TaskIdentifier:
+        """What slots [b] are asked for: the `goal` [b] is what its frames lead to."""
+        segments, kinds = self.data.segments, self._config.model.task_kinds
+        dataset = segments.dataset[segment]
+        spoken = given.get(LANGUAGE, np.zeros(len(segment), bool))
+        task = TaskIdentifier(
+            [text if said else "" for said, text in zip(spoken, segments.instruction[segment], strict=True)],
+            {kind: torch.from_numpy(row) for kind, row in given.items() if kind != LANGUAGE},
+        )
+        if set(kinds) == {LANGUAGE}:
+            return task
+        task.number = torch.tensor([self._tasks.index(name) for name in segments.task[segment]])
+        if takes_state(kinds):
+            both = np.stack([frame, goal], axis=1)
+            task.goal_state = torch.from_numpy(self._gather(dataset, both, self._config.model.goal_state))
+        if views := views_of(kinds):
+            way = frame[:, None] + np.round((goal - frame)[:, None] * np.arange(1, views + 1) / views).astype(np.int64)
+            pixels = self._pixels(dataset, way)
+            task.features, task.images = pixels.get("features"), pixels.get("images", {})
+        return task
 
     def frames_used(self, number: int) -> np.ndarray:
         """Every frame of data set `number` that some batch may look at, history included: [n] sorted indices."""
@@ -142,9 +202,12 @@ class BatchSource:
         starts, stops = data.segments.start[rows], data.segments.stop[rows]
         first = data.datasets[number].episodes.start[data.segments.episode[rows]]
         used = np.zeros(data.datasets[number].num_frames, dtype=bool)
+        views, any_goal = views_of(self._config.model.task_kinds), self._config.data.goals != "final"
         for start, stop, stride, earliest in zip(starts, stops, data.stride[rows], first, strict=True):
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, stride) - age, earliest)] = True
+            if views:
+                used[start if views > 1 or any_goal else stop - 1 : stop] = True
         return np.flatnonzero(used)
 
     @cached_property
@@ -159,12 +222,6 @@ class BatchSource:
             here = dataset == number
             keyframes[here] = next_keyframes(switches, frame[here], last[here], keyframes.shape[1])
         return keyframes
-
-    def _valid_components(self, segment: np.ndarray, offset: np.ndarray) -> int:
-        """Action components inside their segments, in the chunks of the global batch."""
-        segments = self.data.segments
-        left = segments.stop[segment] - segments.start[segment] - self.data.stride[segment] * offset
-        return int(np.minimum(left, self._config.model.horizon).sum()) * self.data.datasets[0].action_dim
 
     def _episode_start(self, segment: np.ndarray) -> np.ndarray:
         segments = self.data.segments
@@ -186,7 +243,7 @@ class BatchSource:
         return {"images": images}
 
     def _gather(self, dataset: np.ndarray, frames: np.ndarray, column: str) -> np.ndarray:
-        readers = [getattr(data, column) for data in self.data.datasets]
+        readers = [partial(data.vectors, column) for data in self.data.datasets]
         return _read(readers, dataset, frames).astype(np.float32)
 
 

@@ -121,15 +121,20 @@ class EpisodeDataset:
 
     def state(self, indices: np.ndarray) -> np.ndarray:
         """[N, S] float32, robot units."""
-        return self._vectors(STATE, indices)
+        return self.vectors(STATE, indices)
 
     def action(self, indices: np.ndarray) -> np.ndarray:
         """[N, A] float32, robot units."""
-        return self._vectors(ACTION, indices)
+        return self.vectors(ACTION, indices)
 
     def environment_state(self, indices: np.ndarray) -> np.ndarray:
         """[N, P] float32: the simulator's state."""
-        return self._vectors(ENVIRONMENT_STATE, indices)
+        return self.vectors(ENVIRONMENT_STATE, indices)
+
+    def vectors(self, name: str, indices: np.ndarray) -> np.ndarray:
+        """[N, D] float32: rows of any numeric column."""
+        values = self.column(name)[self._checked(indices)]
+        return np.asarray(values, np.float32).reshape(len(values), -1)
 
     def column(self, name: str) -> np.ndarray:
         """All values of a numeric column, memory-mapped and read-only: [num_frames], or [num_frames, D] for vectors.
@@ -214,10 +219,6 @@ class EpisodeDataset:
         if indices.size and (indices.min() < 0 or indices.max() >= self.num_frames):
             raise IndexError(f"{self.root}: frame indices {indices.min()}..{indices.max()} of {self.num_frames} frames")
         return indices
-
-    def _vectors(self, name: str, indices: np.ndarray) -> np.ndarray:
-        values = self.column(name)[self._checked(indices)]
-        return np.asarray(values, np.float32).reshape(len(values), -1)
 
     def _map_column(self, name: str) -> np.ndarray:
         path = cache_dir() / "columns" / self.fingerprint / f"{name}.npy"

@@ -123,6 +123,7 @@ def _clip_row(clips: Sequence[Clip]) -> str:
 
 _TOLD: dict[Prompt, str] = {
     "right": "right instruction", "held_out": "new words", "other": "another instruction", "empty": "no instruction",
+    "goal_image": "picture of the goal", "goal_state": "state at the goal", "video": "video",
 }  # fmt: skip
 
 

@@ -25,6 +25,9 @@ MEANING: dict[Prompt, str] = {
     "held_out": "in words never trained on: does it",
     "other": "another instruction: does the other",
     "empty": "no instruction: original comes about",
+    "goal_image": "a picture of the goal: does it",
+    "goal_state": "the state at the goal: does it",
+    "video": "a video of the way there: does it",
 }
 UNASKED = "another instruction: original comes about"
 CHANCE = "anything feasible, at random: original comes about"

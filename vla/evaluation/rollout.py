@@ -9,12 +9,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-Prompt = Literal["right", "other", "empty", "held_out"]
-PROMPTS: tuple[Prompt, ...] = get_args(Prompt)
+from vla.models.observe import Goal
+
+# In words, or (nothing being said) by what an expert made of the scene: its last picture or state, or a video of it.
+Prompt = Literal["right", "other", "empty", "held_out", "goal_image", "goal_state", "video"]
+PROMPTS: tuple[Prompt, ...] = ("right", "other", "empty", "held_out")
+SHOWN: tuple[Prompt, ...] = ("goal_image", "goal_state", "video")
+VIDEO_VIEWS = 4
 Combinations = Literal["all", "train", "held_out"]
 ENVIRONMENT_STATE, STATE = "observation.environment_state", "observation.state"
 
@@ -26,7 +31,7 @@ Progress = Callable[[int, int], None]  # (finished, all) episodes
 class Case:
     """One episode to run: a scene, what the policy is told, and what counts.
 
-    The scene is a pure function of `seed` and `options`, and the same for all four prompts.
+    The scene is a pure function of `seed` and `options`, and the same for all prompts.
     """
 
     seed: int
@@ -41,7 +46,7 @@ class Case:
     @property
     def stops_at_success(self) -> bool:
         """With other prompts the whole episode is watched, so that the original gets equal time to come about."""
-        return self.prompt in ("right", "held_out")
+        return self.prompt not in ("other", "empty")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,12 @@ class Policy(Protocol):
         """Has `cameras` (name -> [Y, X]), `fps`, `tasks`, and `model.horizon`, `model.history`."""
 
     def act_batch(
-        self, observations: list[Observation], instructions: list[str], seeds: Sequence[int], guidance: float = 1.0
+        self,
+        observations: list[Observation],
+        instructions: list[str],
+        seeds: Sequence[int],
+        guidance: float = 1.0,
+        goals: Sequence[Goal | None] | None = None,
     ) -> np.ndarray:
         """Action chunks `[B, H, A]` in robot units; `seeds` [B] key the noise of each."""
 
@@ -116,6 +126,9 @@ class Suite(Protocol):
     def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:
         """Whether the outcome holds: `states [N, E]` -> bool `[N]`."""
 
+    def demonstration(self, case: Case) -> np.ndarray:
+        """The states `[N, E]` of an expert that does in the case's scene what it was made for."""
+
     def failure(self, outcome: str, states: np.ndarray) -> Failure:
         """What the episode `states [N, E]` did instead."""
 
@@ -154,10 +167,11 @@ def rollout(
     horizon, history = policy.config.model.horizon, policy.config.model.history
     if not 0 < execute <= horizon:
         raise ValueError(f"execute is {execute}, but the policy predicts {horizon} actions: choose 1 to {horizon}")
+    cameras = policy.config.cameras
     waiting = deque(enumerate(cases))
     finished: dict[int, Rollout] = {}
     running = [
-        _Episode(*waiting.popleft(), suite, suite.make_env(policy.config.cameras), history)
+        _Episode(*waiting.popleft(), suite, suite.make_env(cameras), cameras, history)
         for _ in range(min(num_envs, len(cases)))
     ]
     while running:
@@ -166,6 +180,7 @@ def rollout(
             [episode.case.instruction for episode in running],
             [episode.next_seed() for episode in running],
             guidance,
+            [episode.goal for episode in running],
         )
         for place, episode in reversed(list(enumerate(running))):
             episode.play(chunks[place, :execute])
@@ -173,7 +188,7 @@ def rollout(
                 continue
             finished[episode.number] = episode.result()
             if waiting:
-                running[place] = _Episode(*waiting.popleft(), suite, episode.env, history)
+                running[place] = _Episode(*waiting.popleft(), suite, episode.env, cameras, history)
             else:
                 del running[place]
             if progress is not None:
@@ -184,7 +199,15 @@ def rollout(
 class _Episode:
     """A case being run in an environment, until it is `over`."""
 
-    def __init__(self, number: int, case: Case, suite: Suite, env: Environment, history: int) -> None:
+    def __init__(
+        self,
+        number: int,
+        case: Case,
+        suite: Suite,
+        env: Environment,
+        cameras: Mapping[str, Sequence[int]],
+        history: int,
+    ) -> None:
         self.number, self.case, self.env = number, case, env
         self.over = False
         self._suite = suite
@@ -196,6 +219,7 @@ class _Episode:
         self._states, self._robot = [observation[ENVIRONMENT_STATE]], [observation[STATE]]
         self._actions: list[np.ndarray] = []
         self._remember(observation)
+        self.goal = _goal(case, suite, cameras)
 
     def observation(self) -> Observation:
         """What the policy sees: the last observation or, with a history, the last T (at first fewer) stacked."""
@@ -242,5 +266,20 @@ class _Episode:
         return succeeds
 
     def _remember(self, observation: Observation) -> None:
-        seen = {key: value for key, value in observation.items() if key != ENVIRONMENT_STATE}
+        # The simulator's state is only for those who are told by it.
+        hidden = {ENVIRONMENT_STATE} if self.case.prompt != "goal_state" else set()
+        seen = {key: value for key, value in observation.items() if key not in hidden}
         self._recent.append({**seen, **self._suite.images(self.env)})
+
+
+def _goal(case: Case, suite: Suite, cameras: Mapping[str, Sequence[int]]) -> Goal | None:
+    """What is shown instead of said."""
+    if case.prompt not in SHOWN:
+        return None
+    states = suite.demonstration(case)
+    if case.prompt == "goal_state":
+        return Goal(state=states[-1])
+    if case.prompt == "video":
+        way = np.round((len(states) - 1) * np.arange(1, VIDEO_VIEWS + 1) / VIDEO_VIEWS).astype(int)
+        return Goal(images=suite.views(states[way], cameras))
+    return Goal(images={camera: views[0] for camera, views in suite.views(states[-1:], cameras).items()})

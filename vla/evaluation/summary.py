@@ -1,4 +1,4 @@
-"""The four prompts on the same scenes, and what the rollouts say about the policy."""
+"""The prompts on the same scenes, and what the rollouts say about the policy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import vla
 from vla.config import EvaluationConfig
-from vla.evaluation.rollout import PROMPTS, Combinations, Policy, Progress, Prompt, Rollout, Suite, rollout
+from vla.evaluation.rollout import PROMPTS, SHOWN, Combinations, Policy, Progress, Prompt, Rollout, Suite, rollout
 from vla.evaluation.statistics import Rate, rates_by
 
 
@@ -93,8 +93,9 @@ def evaluate(
     Families are those of the settings, else the environment's that the policy was trained on, else its default ones.
     `checkpoint` is the name to be shown. Raises ValueError for an unknown prompt or if "right" isn't among them.
     """
-    if "right" not in prompts or set(prompts) - set(PROMPTS):
-        raise ValueError(f"prompts {list(prompts)}: choose from {', '.join(PROMPTS)}; 'right' must be one of them")
+    if "right" not in prompts or set(prompts) - {*PROMPTS, *SHOWN}:
+        known = ", ".join((*PROMPTS, *SHOWN))
+        raise ValueError(f"prompts {list(prompts)}: choose from {known}; 'right' must be one of them")
     families = settings.families or _families_learnt(policy, suite)
     scenes = zip(
         *(suite.cases(prompt, settings.episodes, families, settings.seed, combinations) for prompt in prompts),

@@ -4,8 +4,9 @@ The grid is long and the head is called many times (noise samples, denoising ste
 pointer chooses the next keyframes, state and a few learned tokens hear the instruction and look around; the head then
 attends only to those and to the instruction.
 
-Shapes: B batch, T history, F flat features, N image cells (all frames and cameras), L instruction tokens, Q latents,
-W keyframes, M = T + Q + W + L context tokens, D width, S state.
+Shapes: B batch, T history, V views of a goal, F flat features, n image cells of one frame (all cameras), N = T n,
+L instruction tokens, Z tokens of what is asked for (L and those of other kinds), Q latents, W keyframes,
+M = T + Q + W + Z context tokens, D width, S state, G numbers of a goal state.
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
+from vla.batch import TaskIdentifier
 from vla.config import ModelConfig
 from vla.models.layers import Attention, FeedForward, grid_positions
 from vla.models.normalizer import Normalizer
 from vla.models.pointer import Cells, Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
+from vla.tasks.kinds import KINDS, LANGUAGE, Scene, Sizes
 
 SEEN = 0.5  # a state component is seen if positions in some camera explain this much of its variance
 
@@ -39,7 +42,8 @@ class Context:
 class ContextReader(nn.Module):
     seen: Tensor  # [S] 1 for state components that can be pointed at in the picture, else 0
 
-    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int, state_dim: int) -> None:
+    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int, state_dim: int,
+                 goal_dim: int = 0) -> None:
         """`grids`: layout of the taps of every camera."""
         super().__init__()
         self.images = ImageTokens(config, grids, state_dim)
@@ -54,13 +58,18 @@ class ContextReader(nn.Module):
         self.blocks = nn.ModuleList(ReaderBlock(config) for _ in range(config.reader_layers))
         self.norm = nn.LayerNorm(config.width)
         self.register_buffer("seen", torch.ones(state_dim))
+        sizes = Sizes(config.width, goal_dim)
+        self.kinds = nn.ModuleDict({kind: KINDS[kind](sizes) for kind in config.task_kinds if kind != LANGUAGE})
 
-    def forward(self, text: Tensor, text_mask: Tensor, features: dict[str, Tensor], state: Tensor,
-                history_valid: Tensor | None, keyframes: Tensor | None = None) -> Context:
+    def forward(self, text: Tensor, text_mask: Tensor, task: TaskIdentifier, features: dict[str, Tensor],
+                views: dict[str, Tensor], goal: Tensor | None, state: Tensor, history_valid: Tensor | None,
+                keyframes: Tensor | None = None) -> Context:
         """
         Args:
             text: [B, L, E] instruction tokens; text_mask: [B, L]. A row without any token is a withheld instruction.
-            features: camera -> [B, T, F] flat features.
+            task: what is asked for.
+            features: camera -> [B, T, F] flat features. views: camera -> [B, V, F], none where none were given.
+            goal: [B, 2, G] normalised state now and at the goal.
             state: [B, T, S] normalised. history_valid: [B, T] bool, None where every frame exists.
             keyframes: [B, W, S] normalised, where they are known (in training).
         """
@@ -72,14 +81,33 @@ class ContextReader(nn.Module):
         text_mask[:, 0] |= empty
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
-        cells = self.images(features, history_valid)
-        pointed, guess = self.pointer(words, text_mask, cells, state[:, -1], self.seen, keyframes)
+        contents = self.images.contents(features)
+        scene = Scene(contents, self.images.contents(views) if views else None, goal)
+        asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
+        cells = self.images(contents, history_valid, wanted)
+        pointed, guess = self.pointer(words, text_mask, asked, asked_mask, cells, state[:, -1], self.seen, keyframes)
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:
-            tokens = block(tokens, words, torch.cat([exists, text_mask], dim=1), cells)
-        mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), text_mask], dim=1)
-        return Context(torch.cat([self.norm(tokens), pointed, words], dim=1), mask, guess)
+            tokens = block(tokens, asked, torch.cat([exists, asked_mask], dim=1), cells)
+        mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), asked_mask], dim=1)
+        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess)
+
+    def _asked(self, words: Tensor, text_mask: Tensor, task: TaskIdentifier,
+               scene: Scene) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The words [B, L, D] and the tokens of the other kinds, their mask, and what is wanted where [B, T, n, D]."""
+        if not task.given:
+            return words, text_mask, None
+        tokens, masks, wanted = [words], [text_mask], []
+        for name, kind in self.kinds.items():
+            if name not in task.given:
+                continue
+            given, clues = task.given[name], kind(task, scene)
+            tokens.append(clues.tokens)
+            masks.append(repeat(given, "b -> b l", l=clues.tokens.shape[1]))
+            if clues.wanted is not None:
+                wanted.append(clues.wanted * rearrange(given, "b -> b 1 1 1"))
+        return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.stack(wanted).sum(dim=0) if wanted else None
 
     @torch.no_grad()
     def fit(self, samples: Mapping[str, tuple[Tensor, Tensor]], state: Tensor) -> None:
@@ -153,16 +181,22 @@ class ImageTokens(nn.Module):
         states.bias.copy_(intercepts)
         return explained
 
-    def forward(self, features: dict[str, Tensor], history_valid: Tensor) -> Cells:
-        """camera -> [B, T, F] flat features, and which of the frames exist, [B, T]."""
-        contents = torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None) -> Cells:
+        """`contents` [B, T, n, D] of frames, which of them exist, [B, T], and what is wanted where, [B, T, n, D]."""
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
         places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         places = rearrange(rearrange(self.age, "t d -> t 1 d") + places, "t n d -> (t n) d")
         states = torch.cat([self.state[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
-        return Cells(shows, shows + places, states, mask)
+        if wanted is None:
+            return Cells(shows, shows + places, states, mask)
+        wanted = rearrange(wanted, "b t n d -> b (t n) d")
+        return Cells(shows, shows + places + wanted, states, mask, wanted)
+
+    def contents(self, features: dict[str, Tensor]) -> Tensor:
+        """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""
+        return torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
 
     def _contents(self, camera: str, features: Tensor) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
@@ -177,7 +211,7 @@ class ImageTokens(nn.Module):
 
 
 class ReaderBlock(nn.Module):
-    """Tokens talk to each other and hear the instruction, read the image, think."""
+    """Tokens talk to each other and hear what is asked for, read the image, think."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -186,10 +220,10 @@ class ReaderBlock(nn.Module):
         self.read = Attention(config.width, config.heads)
         self.think = FeedForward(config.width, config.dropout)
 
-    def forward(self, tokens: Tensor, words: Tensor, mask: Tensor, cells: Cells) -> Tensor:
-        """tokens [B, T + Q, D], words [B, L, D]; mask [B, T + Q + L] covers both."""
+    def forward(self, tokens: Tensor, asked: Tensor, mask: Tensor, cells: Cells) -> Tensor:
+        """tokens [B, T + Q, D], asked [B, Z, D]; mask [B, T + Q + Z] covers both."""
         talk, read, think = self.norms
         normed = talk(tokens)
-        tokens = tokens + self.talk(normed, torch.cat([normed, words], dim=1), mask)
+        tokens = tokens + self.talk(normed, torch.cat([normed, asked], dim=1), mask)
         tokens = tokens + self.read(read(tokens), cells.shows, cells.mask, cells.placed)
         return tokens + self.think(think(tokens))

@@ -13,8 +13,8 @@ same function in every scene and for every pair of things:
 Keyframes are chosen in turn, p(first | scene, words) p(second | scene, words, first) ...; "left of the star, nearest to
 where the disc was taken" needs the first for the second.
 
-Shapes: B batch, W keyframes, N image cells (all frames and cameras), L words, R references, D width, S state,
-F Fourier features of a state.
+Shapes: B batch, W keyframes, N image cells (all frames and cameras), L words, Z words and other tokens of what is asked
+for, R references, D width, S state, F Fourier features of a state.
 """
 
 from __future__ import annotations
@@ -42,9 +42,10 @@ class Cells:
     """The image grid of all frames and cameras."""
 
     shows: Tensor  # [B, N, D] what is in each cell
-    placed: Tensor  # [B, N, D] the same, and where and when that is
+    placed: Tensor  # [B, N, D] the same, where and when that is, and what is wanted there
     states: Tensor  # [N, S] the normalised state of the robot that each cell stands for
     mask: Tensor | None  # [B, N] bool, None where every cell exists
+    wanted: Tensor | None = None  # [B, N, D] what is to be there, if a picture says so
 
 
 @dataclass
@@ -98,11 +99,12 @@ class Pointer(nn.Module):
         self.content = nn.Linear(width, width)
         self.place = nn.Linear(2 * feature_size(state_dim), width)
 
-    def forward(self, words: Tensor, words_mask: Tensor, cells: Cells, now: Tensor, seen: Tensor,
-                truth: Tensor | None = None) -> tuple[Tensor, Guess]:
+    def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
+                seen: Tensor, truth: Tensor | None = None) -> tuple[Tensor, Guess]:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
+            asked: [B, Z, D] the words and what other kinds of task identifiers say; asked_mask: [B, Z] bool.
             now: [B, S] normalised state. seen: [S], 1 for components that cells can stand for, else 0.
             truth: [B, W, S] the keyframes themselves. Where they are known, whatever builds on a keyframe builds on the
                 guess nearest to it.
@@ -113,7 +115,7 @@ class Pointer(nn.Module):
         likeness, share = self.references(words, words_mask, cells)
         between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
         around = einsum(share, between, "b r m, n m f -> b n r f")
-        plan = self.plan(words, words_mask)
+        plan = self.plan(asked, asked_mask)
         scene, content = self.choice.scene(cells, seen), self.content(cells.placed)  # the same for every keyframe
         came_from = now
         tokens: list[Tensor] = []
@@ -218,8 +220,9 @@ class Choice(nn.Module):
             self.named.bias.copy_(torch.arange(references) == 0)  # the first reference begins as the place itself
 
     def scene(self, cells: Cells, seen: Tensor) -> Tensor:
-        """What every cell knows by itself, [B, N, D]: where it lies and what it shows."""
-        return self.where(features(cells.states * seen)) + self.cell(cells.placed)
+        """What every cell knows by itself, [B, N, D]: where it lies, what it shows and what it is to show."""
+        known = self.where(features(cells.states * seen)) + self.cell(cells.placed)
+        return known if cells.wanted is None else known + cells.wanted
 
     def forward(self, token: Tensor, cells: Cells, scene: Tensor, likeness: Tensor, around: Tensor,
                 came_from: Tensor, seen: Tensor) -> Guess:

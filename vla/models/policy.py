@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,12 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from vla.batch import Batch, Observation
+from vla.batch import Batch, Observation, TaskIdentifier
 from vla.config import ModelConfig
 from vla.models.context import Context, ContextReader
 from vla.models.head import DiffusionHead
 from vla.models.normalizer import Normalizer
-from vla.models.observe import ObservationError, RawObservation, stack
+from vla.models.observe import Goal, Layout, ObservationError, RawObservation, stack
 from vla.models.pretrained import (
     image_statistics,
     load_backbone,
@@ -55,6 +55,7 @@ class VLAConfig(PreTrainedConfig):
     image_std: list[float] = field(default_factory=list)
     cameras: dict[str, list[int]] = field(default_factory=dict)  # name -> [height, width], in the model's order
     state_dim: int = 0
+    goal_dim: int = 0  # numbers of a goal state; 0 where the policy takes none
     action_dim: int = 0
     fps: float = 0
     robot_type: str = ""
@@ -89,10 +90,12 @@ class VLAPolicy(PreTrainedModel):
         )
         grids = {camera: self.vision.grids(*size) for camera, size in config.cameras.items()}
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
-        self.reader = ContextReader(model, grids, self.text.channels, config.state_dim)
+        self.reader = ContextReader(model, grids, self.text.channels, config.state_dim, config.goal_dim)
         self.head = DiffusionHead(model, config.action_dim)
         self.normalize_state = Normalizer(config.state_dim)
         self.normalize_action = Normalizer(config.action_dim)
+        if config.goal_dim:
+            self.normalize_goal = Normalizer(config.goal_dim)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -109,6 +112,7 @@ class VLAPolicy(PreTrainedModel):
         state_dim: int,
         action_dim: int,
         fps: float,
+        goal_dim: int = 0,
         robot_type: str = "",
         tasks: Sequence[str] = (),
         instructions: Sequence[str] = (),
@@ -126,7 +130,8 @@ class VLAPolicy(PreTrainedModel):
             vision_backbone=vision.config.to_dict(),
             image_mean=mean, image_std=std,
             cameras={name: list(size) for name, size in cameras.items()},
-            state_dim=state_dim, action_dim=action_dim, fps=fps, robot_type=robot_type,
+            state_dim=state_dim, action_dim=action_dim, fps=fps, goal_dim=goal_dim,
+            robot_type=robot_type,
             tasks=list(tasks), instructions=list(instructions),
         ))
         policy.text.backbone.load_state_dict(text_tower(text).state_dict())
@@ -177,21 +182,23 @@ class VLAPolicy(PreTrainedModel):
 
     def read(self, observation: Observation, keyframes: Tensor | None = None) -> Context:
         """Context tokens for a batch of observations; `keyframes` [B, W, S] normalised, where they are known."""
-        text, mask = self.text(observation.instruction)
+        task = observation.task
+        text, mask = self.text(task.instruction)
         # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
-        mask = mask & torch.tensor([bool(i) for i in observation.instruction], device=mask.device)[:, None]
+        mask = mask & torch.tensor([bool(i) for i in task.instruction], device=mask.device)[:, None]
         return self.reader(
-            text, mask, self._features(observation), self.normalize_state(observation.state),
-            observation.history_valid, keyframes,
+            text, mask, task, self._features(observation), self._features(task),
+            None if task.goal_state is None else self.normalize_goal(task.goal_state),
+            self.normalize_state(observation.state), observation.history_valid, keyframes,
         )
 
-    def _features(self, observation: Observation) -> dict[str, Tensor]:
-        if observation.features is not None:
-            parts = observation.features.split(list(self.feature_sizes.values()), dim=-1)
+    def _features(self, seen: Observation | TaskIdentifier) -> dict[str, Tensor]:
+        """camera -> [B, T or V, F]; none where nothing is shown."""
+        if seen.features is not None:
+            parts = seen.features.split(list(self.feature_sizes.values()), dim=-1)
             return dict(zip(self.feature_sizes, parts, strict=True))
         features = {}
-        for camera in self.feature_sizes:
-            images = observation.images[camera]
+        for camera, images in seen.images.items():
             flat = self.encode_images(rearrange(images, "b t y x c -> (b t) y x c"))
             features[camera] = rearrange(flat, "(b t) f -> b t f", b=len(images))
         return features
@@ -209,17 +216,20 @@ class VLAPolicy(PreTrainedModel):
 
     # ---- acting
 
-    def act(self, observation: RawObservation, instruction: str, seed: int = 0, guidance: float = 1.0) -> np.ndarray:
+    def act(self, observation: RawObservation, instruction: str = "", seed: int = 0, guidance: float = 1.0,
+            goal: Goal | None = None) -> np.ndarray:
         """The next H actions, float32 [H, A] in robot units, for one raw observation (see `vla.models.observe`).
 
         Args:
+            instruction: what is asked for in words; "" says nothing.
             seed: of the diffusion noise: the same call gives the same chunk.
             guidance: classifier-free guidance scale; more than 1 exaggerates what the instruction changes.
+            goal: what is asked for in other ways, for a policy that was trained to understand them.
 
         Raises:
-            ObservationError: the observation doesn't fit the policy.
+            ObservationError: the observation or the goal doesn't fit the policy.
         """
-        return self.act_batch([observation], [instruction], [seed], guidance)[0]
+        return self.act_batch([observation], [instruction], [seed], guidance, [goal])[0]
 
     def act_batch(
         self,
@@ -227,12 +237,13 @@ class VLAPolicy(PreTrainedModel):
         instructions: Sequence[str],
         seeds: Sequence[int],
         guidance: float = 1.0,
+        goals: Sequence[Goal | None] | None = None,
     ) -> np.ndarray:
         """`act` for B robots at once: float32 [B, H, A]."""
         config, model = self.config, self.config.model
-        stacked = stack(
-            observations, instructions, cameras=config.cameras, state_dim=config.state_dim, history=model.history
-        )
+        layout = Layout(config.cameras, config.state_dim, model.history, list(model.task_kinds), config.tasks,
+                        model.goal_state, config.goal_dim)
+        stacked = stack(observations, instructions, layout, goals)
         shape = (model.horizon, config.action_dim)
         noise = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
         return self.sample(stacked.to(self.device), torch.from_numpy(noise).to(self.device), guidance).cpu().numpy()
@@ -251,8 +262,7 @@ class VLAPolicy(PreTrainedModel):
         context = self.read(observation)
         unconditional = None
         if guidance != 1.0:
-            blank = Observation(**{**vars(observation), "instruction": [""] * len(observation.instruction)})
-            unconditional = self.read(blank)
+            unconditional = self.read(replace(observation, task=observation.task.withheld()))
         normalize = self.normalize_action
         bounds = normalize(normalize.low), normalize(normalize.high)
         return normalize.inverse(self.head.sample(context, noise, bounds, unconditional, guidance))

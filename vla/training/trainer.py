@@ -44,6 +44,7 @@ from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
 from vla.models.normalizer import Normalizer
 from vla.models.policy import VLAConfig, VLAPolicy, policy_folder
+from vla.tasks.kinds import takes_state
 from vla.training.checkpoint import (
     CheckpointError,
     TrainingState,
@@ -103,7 +104,7 @@ def train(config: Config, resume: bool = False) -> Path:
     policy = _build_policy(config, data).to(accelerator.device)
     with accelerator.main_process_first():
         caches = _feature_caches(config, data, policy, accelerator)
-    trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches))
+    trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches, policy.config.tasks))
     if policy.text.frozen:
         # Not before the trainer has put the policy where it belongs: moving forgets.
         policy.text.remember(data.segments.instruction)
@@ -378,7 +379,10 @@ def widen_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
 
 
 def _statistics(policy: VLAPolicy, data: TrainingData) -> Iterator[tuple[Normalizer, Statistics]]:
-    for normalizer, column in ((policy.normalize_state, "observation.state"), (policy.normalize_action, "action")):
+    columns = [(policy.normalize_state, "observation.state"), (policy.normalize_action, "action")]
+    if policy.config.goal_dim:
+        columns.append((policy.normalize_goal, policy.config.model.goal_state))
+    for normalizer, column in columns:
         parts = (dataset.column(column).reshape(len(dataset), -1) for dataset in data.datasets)
         yield normalizer, Statistics.of(*parts)
 
@@ -403,18 +407,33 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     if config.init_from is not None:
         policy = VLAPolicy.from_pretrained(config.init_from)
         policy.check_layout(data.datasets[0].cameras, data.datasets[0].state_dim, data.datasets[0].action_dim)
-        policy.config.tasks = sorted({*policy.config.tasks, *data.segments.task})
+        # Known tasks keep their numbers.
+        policy.config.tasks += sorted(set(data.segments.task) - set(policy.config.tasks))
         widen_normalizers(policy, data)
         return policy
     first = data.datasets[0]
     policy = VLAPolicy.build(
         config.model, cameras=first.cameras, state_dim=first.state_dim, action_dim=first.action_dim, fps=first.fps,
-        robot_type=first.embodiment, tasks=sorted(set(data.segments.task)),
+        goal_dim=_goal_dim(config.model, first), robot_type=first.embodiment, tasks=sorted(set(data.segments.task)),
         instructions=sorted(set(data.segments.instruction))[:200],
     )
     fit_normalizers(policy, data)
     fit_reader(policy, first)
     return policy
+
+
+def _goal_dim(model: ModelConfig, dataset: EpisodeDataset) -> int:
+    """Numbers of a goal state; 0 where the policy isn't told by one.
+
+    Raises:
+        ConfigError: the data set doesn't have the column.
+    """
+    if not takes_state(model.task_kinds):
+        return 0
+    if model.goal_state not in dataset.features:
+        raise ConfigError(f"model.goal_state is {model.goal_state}, which {dataset.root} doesn't have; "
+                          "use observation.state, or leave goal_state out of model.task_kinds")
+    return dataset.column(model.goal_state).shape[1]
 
 
 def _feature_caches(

@@ -1,4 +1,4 @@
-"""Tabletop as something to be evaluated on: scenes, four prompts for each, and what became of them."""
+"""Tabletop as something to be evaluated on: scenes, prompts for each, and what became of them."""
 
 # Shapes: N states of an episode, E numbers a state.
 
@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, TabletopEnv, layout
-from vla.envs.tabletop.expert import expert_action
+from vla.envs.tabletop.expert import expert_action, rollout
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
     BASE_FAMILIES,
@@ -26,7 +26,7 @@ from vla.envs.tabletop.outcomes import (
 from vla.envs.tabletop.render import render
 from vla.envs.tabletop.scenes import sample_task
 from vla.envs.tabletop.state import CONTACT, HELD, SHAPES, Thing, positions, things_on_table, tip_gap
-from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt
+from vla.evaluation.rollout import SHOWN, Case, Combinations, Failure, Observation, Prompt
 
 _MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
@@ -67,6 +67,10 @@ class TabletopSuite:
 
     def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:
         return _parse(outcome).holds(states)
+
+    def demonstration(self, case: Case) -> np.ndarray:
+        env = TabletopEnv(render_observations=False)
+        return rollout(env, case.seed, dict(case.options)).environment_state
 
     def failure(self, outcome: str, states: np.ndarray) -> Failure:
         asked = _parse(outcome)
@@ -136,7 +140,7 @@ def _case(prompt: Prompt, seed: int, family: str, families: tuple[str, ...], com
 
 
 def _instruction(prompt: Prompt, outcome: Outcome, seed: int) -> str:
-    if prompt == "empty":
+    if prompt == "empty" or prompt in SHOWN:
         return ""
     # The generator of the environment's own instructions.
     return phrase(outcome, np.random.default_rng([seed, 2]), "held_out" if prompt == "held_out" else "train")

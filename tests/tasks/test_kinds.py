@@ -1,0 +1,177 @@
+"""One policy that can be told in words, by number, by a state, a picture or a video."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from vla.config import Config, ConfigError, parse_config
+from vla.data.batches import BatchSource, load_training_data
+from vla.data.collect import CollectSettings, collect
+from vla.data.episodes import EpisodeDataset
+from vla.models.observe import Goal, ObservationError
+from vla.models.policy import VLAPolicy
+from vla.training.trainer import train
+
+KINDS = ["language", "task_id", "goal_state", "goal_image", "video"]
+STATE = "observation.environment_state"
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> EpisodeDataset:
+    out = tmp_path_factory.mktemp("kinds") / "data"
+    return collect(CollectSettings(out=out, episodes=6, num_workers=0, image_size=64))
+
+
+def make_config(data: EpisodeDataset, **values: Any) -> Config:
+    model = {"horizon": 8, "task_kinds": KINDS, "instruction_dropout": 0.2, **values.pop("model", {})}
+    return parse_config({"data": {"datasets": [str(data.root)], **values}, "model": model,
+                         "training": {"batch_size": 64}}, "test")  # fmt: skip
+
+
+def make_source(data: EpisodeDataset, **values: Any) -> BatchSource:
+    config = make_config(data, **values)
+    return BatchSource(load_training_data(config), config)
+
+
+class TestBatches:
+    def test_every_kind_comes_alone_and_with_others_and_not_at_all(self, recorded: EpisodeDataset) -> None:
+        source = make_source(recorded)
+        tasks = [source.batch(step).observation.task for step in range(30)]
+        spoken = [[text != "" for text in task.instruction] for task in tasks]
+        given = np.concatenate([
+            np.stack([said, *(task.given[kind].numpy() for kind in KINDS[1:])], axis=1)
+            for task, said in zip(tasks, spoken, strict=True)
+        ])
+        count = given.sum(axis=1)
+        assert abs((count == 0).mean() - 0.2) < 0.03
+        assert (given[count == 1].mean(axis=0) > 0.15).all()  # alone, each about as often
+        assert 0.3 < (count == 1).mean() < 0.55 and (count > 2).mean() > 0.1
+
+    @pytest.mark.parametrize("goals", ["final", "future", "geometric"])
+    def test_what_is_asked_for_is_what_the_frames_lead_to(self, recorded: EpisodeDataset, goals: str) -> None:
+        """The goal is the last frame that is imitated, and where words are given, what they ask for."""
+        source = make_source(recorded, goals=goals)
+        states, segments = recorded.column(STATE), source.data.segments
+        earlier = 0
+        for step in range(4):
+            batch = source.batch(step)
+            task = batch.observation.task
+            assert task.goal_state is not None
+            for row in range(64):
+                now, goal = (np.flatnonzero((states == value.numpy()).all(axis=1)) for value in task.goal_state[row])
+                [segment] = np.flatnonzero((segments.start <= now[0]) & (now[0] < segments.stop))
+                last = segments.stop[segment] - 1
+                assert now[0] <= goal[-1] <= last
+                assert int(batch.valid[row].sum()) in np.minimum(goal - now[0] + 1, 8)
+                earlier += last not in goal
+                if task.instruction[row] or task.given["task_id"][row]:
+                    assert task.instruction[row] in ("", segments.instruction[segment]) and last in goal
+                for camera, images in task.images.items():
+                    np.testing.assert_array_equal(images[row, -1], recorded.frames(camera, goal[-1:])[0])
+        assert (earlier > 0) == (goals != "final")
+
+    def test_a_slice_is_a_slice_of_the_whole(self, recorded: EpisodeDataset) -> None:
+        source = make_source(recorded, goals="future")
+        whole, part = source.batch(3), source.batch(3, slice(1, None, 2))
+        assert part.total == whole.total
+        assert part.observation.task.instruction == whole.observation.task.instruction[1::2]
+        for kind, given in whole.observation.task.given.items():
+            assert torch.equal(part.observation.task.given[kind], given[1::2])
+        assert torch.equal(part.observation.task.goal_state, whole.observation.task.goal_state[1::2])
+
+    def test_every_view_is_encoded_beforehand(self, recorded: EpisodeDataset) -> None:
+        few = make_source(recorded, frame_stride=100, model={"task_kinds": ["language", "goal_image"]})
+        ends = few.data.segments.stop - 1
+        assert np.isin(ends, few.frames_used(0)).all() and len(few.frames_used(0)) < recorded.num_frames
+        every = make_source(recorded, frame_stride=100, model={"task_kinds": ["video"]})
+        assert len(every.frames_used(0)) == recorded.num_frames
+
+
+@pytest.fixture(scope="module")
+def trained(recorded: EpisodeDataset, encoders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> VLAPolicy:
+    run = tiny.run_config(recorded.root, encoders, tmp_path_factory.mktemp("run"), model__task_kinds=KINDS)
+    return VLAPolicy.from_pretrained(train(run))
+
+
+class TestActing:
+    def observation(self, data: EpisodeDataset, frame: int = 0) -> dict[str, np.ndarray]:
+        at = np.array([frame])
+        images = {f"observation.images.{camera}": data.frames(camera, at)[0] for camera in data.cameras}
+        return {"observation.state": data.state(at)[0], STATE: data.environment_state(at)[0], **images}
+
+    def goals(self, data: EpisodeDataset, frame: int) -> dict[str, Goal]:
+        [camera] = data.cameras
+        frames = data.frames(camera, np.arange(frame - 3, frame + 1))
+        return {
+            "task_id": Goal(task="touch"),
+            "goal_state": Goal(state=data.environment_state(np.array([frame]))[0]),
+            "goal_image": Goal(images={camera: frames[-1]}),
+            "video": Goal(images={camera: frames}),
+        }
+
+    def test_each_kind_changes_what_is_done(self, trained: VLAPolicy, recorded: EpisodeDataset) -> None:
+        observation = self.observation(recorded)
+        blank = trained.act(observation)
+        for goal in self.goals(recorded, 12).values():
+            assert not np.array_equal(trained.act(observation, goal=goal), blank)
+
+    def test_what_others_are_told_does_not_matter(self, trained: VLAPolicy, recorded: EpisodeDataset) -> None:
+        """Rows with all kinds of tasks side by side act as they would alone."""
+        observation = self.observation(recorded)
+        goals = [None, *self.goals(recorded, 12).values()]
+        words = ["touch the red disc", "", "", "", ""]
+        together = trained.act_batch([observation] * 5, words, [0] * 5, goals=goals)
+        for row, (said, goal) in enumerate(zip(words, goals, strict=True)):
+            np.testing.assert_allclose(together[row], trained.act(observation, said, goal=goal), atol=1e-4)
+
+    def test_a_goal_that_does_not_fit_is_refused(self, trained: VLAPolicy, recorded: EpisodeDataset) -> None:
+        observation, [camera] = self.observation(recorded), recorded.cameras
+        with pytest.raises(ObservationError, match="'juggle' is none of the policy's"):
+            trained.act(observation, goal=Goal(task="juggle"))
+        with pytest.raises(ObservationError, match=r"goal.state: shape \(3,\)"):
+            trained.act(observation, goal=Goal(state=np.zeros(3)))
+        with pytest.raises(ObservationError, match=r"goal\.state: component 0 is nan"):
+            trained.act(observation, goal=Goal(state=np.full(recorded.environment_state_dim or 0, np.nan)))
+        with pytest.raises(ObservationError, match=f"goal.images.{camera}: missing"):
+            trained.act(observation, goal=Goal(images={"nose": np.zeros((64, 64, 3), np.uint8)}))
+        with pytest.raises(ObservationError, match=rf"goal.images.{camera}: shape \(8, 8, 3\)"):
+            trained.act(observation, goal=Goal(images={camera: np.zeros((8, 8, 3), np.uint8)}))
+        without = {key: value for key, value in observation.items() if key != STATE}
+        with pytest.raises(ObservationError, match=f"{STATE}: missing"):
+            trained.act(without, goal=self.goals(recorded, 5)["goal_state"])
+
+    def test_a_policy_of_words_alone_says_so(self, encoders: dict[str, str]) -> None:
+        policy = tiny.build(tiny.model_config(encoders))
+        with pytest.raises(ObservationError, match="goal_image: the policy was trained to be told by language"):
+            policy.act(tiny.raw_observation(), goal=Goal(images={"top": np.zeros((64, 64, 3), np.uint8)}))
+
+
+def test_a_goal_state_needs_its_column(recorded: EpisodeDataset, encoders: dict[str, str], tmp_path: Path) -> None:
+    config = tiny.run_config(recorded.root, encoders, tmp_path, model__task_kinds=["goal_state"])
+    info = recorded.root / "meta/info.json"
+    kept = info.read_text()
+    try:
+        info.write_text(kept.replace(f'"{STATE}"', '"observation.other"'))
+        with pytest.raises(ConfigError, match=f"{STATE}, which .* doesn't have"):
+            train(replace_output(config, tmp_path / "other"))
+    finally:
+        info.write_text(kept)
+
+
+def replace_output(config: Config, output: Path) -> Config:
+    return config.model_copy(update={"output": str(output)})
+
+
+def test_nothing_asked_is_nothing_asked(recorded: EpisodeDataset, trained: VLAPolicy) -> None:
+    """What classifier-free guidance compares with."""
+    source = make_source(recorded)
+    observation = source.batch(0).observation
+    blank = replace(observation, task=observation.task.withheld())
+    assert blank.task.instruction == [""] * 64 and not blank.task.given

@@ -1,0 +1,144 @@
+"""The kinds of task identifiers besides words: what each needs of the data, and how it becomes tokens.
+
+A policy is told what to do in words, by a number, by the state or the picture that is to be reached, or by a video of
+the way there: any of them, together or alone. A kind is a class in this file; nothing else knows it by name.
+
+Shapes: B batch, V views, T history, n image cells of one frame (all cameras), D width, G numbers of a goal state,
+L tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from vla.batch import TaskIdentifier
+from vla.models.layers import fourier
+
+LANGUAGE = "language"
+MAX_TASKS = 256  # that a policy can have numbers for, those learnt later included
+FREQUENCIES = 5  # of the Fourier features of a number: periods of 8 to 0.5 normalised units
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What the modules of the kinds are made for."""
+
+    width: int  # D
+    goal_dim: int  # G
+
+
+@dataclass
+class Scene:
+    """What the policy sees, and the views that it was given of what is to be."""
+
+    now: Tensor  # [B, T, n, D] image cells
+    views: Tensor | None  # [B, V, n, D], the goal last
+    goal: Tensor | None  # [B, 2, G] normalised state: now, and at the goal
+
+
+@dataclass
+class Clues:
+    """What a kind says: tokens beside the words, and what is to be where in the picture."""
+
+    tokens: Tensor  # [B, L, D]
+    wanted: Tensor | None = None  # [B, T, n, D]
+
+
+class Kind(nn.Module):
+    """A kind of task identifier. Rows it isn't given for are masked by whoever calls it."""
+
+    views: ClassVar[int] = 0  # pictures it takes, evenly from now (left out) to the goal (included)
+    state: ClassVar[bool] = False  # whether it takes the state at the goal
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__()
+
+    def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
+        raise NotImplementedError
+
+
+class TaskNumber(Kind):
+    """A token for each task of the policy's list."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self.embedding = nn.Embedding(MAX_TASKS, sizes.width)
+
+    def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
+        assert task.number is not None
+        return Clues(rearrange(self.embedding(task.number), "b d -> b 1 d"))
+
+
+class GoalState(Kind):
+    """A token for each number of the state: which it is, what it is now, and what it is to be.
+
+    One by one, so that attention can pick those that are to change.
+    """
+
+    state = True
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        self.which = nn.Parameter(torch.randn(sizes.goal_dim, sizes.width))
+        self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), sizes.width)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(sizes.width, sizes.width), nn.LayerNorm(sizes.width))
+
+    def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
+        assert scene.goal is not None
+        now, goal = scene.goal.unbind(dim=1)
+        numbers = torch.stack([now, goal, goal - now], dim=-1)  # [B, G, 3]
+        return Clues(self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + self.which))
+
+
+class Views(Kind):
+    """Every cell of the picture is compared with what it is to show, in so many views on the way."""
+
+    def __init__(self, sizes: Sizes) -> None:
+        super().__init__(sizes)
+        width = sizes.width
+        self.compare = nn.Sequential(nn.Linear(2 * self.views * width, width), nn.GELU(), nn.Linear(width, width))
+        self.summary = nn.Sequential(nn.Linear(2 * width, width), nn.LayerNorm(width))
+
+    def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
+        assert scene.views is not None
+        shown = scene.views[:, -self.views :]
+        shown = torch.cat([shown[:, :1].expand(-1, self.views - shown.shape[1], -1, -1), shown], dim=1)
+        wanted = repeat(rearrange(shown, "b v n d -> b n (v d)"), "b n d -> b t n d", t=scene.now.shape[1])
+        change = wanted - scene.now.repeat(1, 1, 1, self.views)
+        wanted = self.compare(torch.cat([change, wanted], dim=-1))
+        newest = wanted[:, -1]
+        summary = torch.cat([newest.mean(dim=1), newest.amax(dim=1)], dim=-1)
+        return Clues(rearrange(self.summary(summary), "b d -> b 1 d"), wanted)
+
+
+class GoalImage(Views):
+    views = 1
+
+
+class Video(Views):
+    views = 4
+
+
+KINDS: dict[str, type[Kind]] = {
+    "task_id": TaskNumber,
+    "goal_state": GoalState,
+    "goal_image": GoalImage,
+    "video": Video,
+}
+
+
+def views_of(kinds: Sequence[str]) -> int:
+    """Pictures that the kinds take together."""
+    return max((KINDS[kind].views for kind in kinds if kind in KINDS), default=0)
+
+
+def takes_state(kinds: Sequence[str]) -> bool:
+    """Whether one of the kinds takes the state at the goal."""
+    return any(KINDS[kind].state for kind in kinds if kind in KINDS)
