@@ -36,6 +36,17 @@ class TaskIdentifier:
             features=None if self.features is None else self.features.to(device),
         )
 
+    def repeat(self, count: int) -> TaskIdentifier:
+        """Every row `count` times in a row."""
+        return TaskIdentifier(
+            [text for text in self.instruction for _ in range(count)],
+            {kind: _repeat(given, count) for kind, given in self.given.items()},
+            None if self.number is None else _repeat(self.number, count),
+            None if self.goal_state is None else _repeat(self.goal_state, count),
+            {name: _repeat(image, count) for name, image in self.images.items()},
+            None if self.features is None else _repeat(self.features, count),
+        )
+
     def withheld(self) -> TaskIdentifier:
         """Nothing is asked for, in no row."""
         return TaskIdentifier([""] * len(self))
@@ -62,6 +73,33 @@ class Observation:
         )
 
 
+    def repeat(self, count: int) -> Observation:
+        """Every row `count` times in a row."""
+        return Observation(
+            _repeat(self.state, count),
+            self.task.repeat(count),
+            {name: _repeat(image, count) for name, image in self.images.items()},
+            None if self.features is None else _repeat(self.features, count),
+            None if self.history_valid is None else _repeat(self.history_valid, count),
+        )
+
+
+def _repeat(rows: Tensor, count: int) -> Tensor:
+    return rows.repeat_interleave(count, dim=0)
+
+
+@dataclass
+class Consequence:
+    """What came of the actions that a critic judges."""
+
+    reward: Tensor  # [B] float32, discounted to the time of the observation
+    discount: Tensor  # [B] float32: of what follows; 0 where the attempt was over
+    after: Observation
+
+    def to(self, device: torch.device) -> Consequence:
+        return Consequence(self.reward.to(device), self.discount.to(device), self.after.to(device))
+
+
 @dataclass
 class Batch:
     """Observations with the actions that followed, and everything random about one training step."""
@@ -74,6 +112,8 @@ class Batch:
     total: int  # valid action components of all processes and accumulation steps together: the loss is divided by it
     noise: Tensor  # [B, K, H, A] float32, standard normal
     time: Tensor  # [B, K] float32 in [0, 1): diffusion times, 1 is pure noise
+    imitated: Tensor | None = None  # [B] bool: the others are only for the critic; None where all are
+    consequence: Consequence | None = None  # for a critic
 
     def to(self, device: torch.device) -> Batch:
         return replace(
@@ -85,4 +125,6 @@ class Batch:
             stratum=self.stratum.to(device),
             noise=self.noise.to(device),
             time=self.time.to(device),
+            imitated=None if self.imitated is None else self.imitated.to(device),
+            consequence=None if self.consequence is None else self.consequence.to(device),
         )

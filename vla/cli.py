@@ -22,6 +22,7 @@ COMMANDS = {
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
     "improve": ("vla.commands.improve", "let a policy try, relabel what it achieved, learn from that"),
     "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),
+    "rank": ("vla.commands.rank", "whether a policy's critic knows success from failure"),
     "infer": ("vla.commands.infer", "type a prompt, watch the policy follow it"),
 }
 

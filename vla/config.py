@@ -49,7 +49,7 @@ class DataConfig(Section):
     sources: list[str] | None = None
     """Use only segments of these sources (demonstration, hindsight, paraphrase, ...); by default all."""
     only_success: bool = True
-    """Imitate only segments that reached their instruction."""
+    """Imitate only segments that reached their instruction; a critic learns from the others all the same."""
     frame_stride: Positive | list[Positive] = 1
     """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
     all data sets, or one for each in their order."""
@@ -116,6 +116,21 @@ class DiffusionConfig(Section):
         return self
 
 
+class CriticConfig(Section):
+    """What chunks and situations are worth, learnt beside imitation, from failures too (see vla/models/critic.py)."""
+
+    actions: Positive = 8
+    """Actions of a chunk that are judged: as many as are played before the policy looks again."""
+    layers: Positive = 2
+    """Blocks of each of the two judges."""
+    discount: float = Field(default=0.98, gt=0, lt=1)
+    """By which what is reached an action later is worth less."""
+    expectile: float = Field(default=0.7, gt=0, lt=1)
+    """Of what was recorded, how good an action counts as usual: 0.5 the mean, near 1 the best."""
+    advantage_temperature: float | None = Field(default=None, gt=0)
+    """Weigh what is imitated by exp(advantage / temperature), at most 20; none weighs all alike."""
+
+
 class ModelConfig(Section):
     """Architecture of the policy: encoders, context reader, diffusion head."""
 
@@ -156,9 +171,13 @@ class ModelConfig(Section):
     keyframe_weight: float = Field(default=1.0, gt=0)
     """Weight of the keyframes' loss beside that of the actions."""
     normalization: Literal["quantile", "mean_std", "min_max"] = "quantile"
+    critic: CriticConfig | None = None
+    """A critic, to weigh imitation and to choose among chunks; `{}` takes the defaults."""
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> ModelConfig:
+        if self.critic is not None and self.critic.actions > self.horizon:
+            raise ValueError(f"critic.actions {self.critic.actions} is more than horizon {self.horizon}")
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.horizon % self.actions_per_token:
@@ -215,6 +234,8 @@ class EvaluationConfig(Section):
     """Actions of a chunk that are played before the next prediction."""
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance scale; 1 is none."""
+    candidates: Positive = 1
+    """Chunks sampled for every prediction; the policy's critic chooses the best."""
     num_envs: Positive = 32
     """Episodes stepped side by side."""
     seed: Annotated[int, Field(ge=0)] = 1_000_000

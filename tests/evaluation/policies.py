@@ -44,6 +44,7 @@ class FakePolicy:
         seeds: Sequence[int],
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
+        candidates: int = 1,
     ) -> np.ndarray:
         self.calls.append((observations, instructions, list(seeds)))
         rows = zip(observations, instructions, seeds, strict=True)

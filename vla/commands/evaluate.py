@@ -50,6 +50,8 @@ class Arguments:
     """Actions of a chunk that are played before the policy looks again."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none."""
+    candidates: int = 1
+    """Chunks sampled for every prediction, of which the policy's critic chooses the best."""
     num_envs: int = 32
     """Episodes stepped side by side; doesn't change the result."""
     seed: int = 1_000_000
@@ -64,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         families=list(chosen.families) or None,
         execute=chosen.execute,
         guidance=chosen.guidance,
+        candidates=chosen.candidates,
         num_envs=chosen.num_envs,
         seed=chosen.seed,
     )

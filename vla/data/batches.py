@@ -14,7 +14,7 @@ from functools import cached_property, partial
 import numpy as np
 import torch
 
-from vla.batch import Batch, Observation, TaskIdentifier
+from vla.batch import Batch, Consequence, Observation, TaskIdentifier
 from vla.config import Config
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
@@ -67,7 +67,7 @@ def load_training_data(config: Config) -> TrainingData:
         _check_same_layout(datasets[0], other)
     segments = Segments.concatenate([Segments.load(dataset, number) for number, dataset in enumerate(datasets)])
     keep = np.ones(len(segments), dtype=bool)
-    if settings.only_success:
+    if settings.only_success and config.model.critic is None:
         keep &= segments.success
     if settings.sources is not None:
         keep &= np.isin(segments.source.astype(str), settings.sources)
@@ -126,19 +126,12 @@ class BatchSource:
         segments = self.data.segments
         # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
         chunk = np.minimum(frame[:, None] + np.arange(model.horizon), last[:, None])  # [b, H]
-        past = frame[:, None] - np.arange(model.history)[::-1]  # [b, T]
-        exists = past >= self._episode_start(segment)[:, None]
-        past = np.maximum(past, self._episode_start(segment)[:, None])
         dataset = segments.dataset[segment]
         keyframes = self._keyframes(dataset, frame, last)  # [b, W]
-        observation = Observation(
-            state=torch.from_numpy(self._gather(dataset, past, "observation.state")),
-            task=self._task(segment, frame, last, {kind: row[slots] for kind, row in given.items()}),
-            history_valid=torch.from_numpy(exists) if model.history > 1 else None,
-            **self._pixels(dataset, past),
-        )
+        given = {kind: row[slots] for kind, row in given.items()}
+        reached = self._reached(segment, given)
         return Batch(
-            observation=observation,
+            observation=self._observation(segment, frame, last, given),
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
             valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) <= last[:, None]),
             keyframes=torch.from_numpy(self._gather(dataset, keyframes, "observation.state")),
@@ -146,6 +139,51 @@ class BatchSource:
             total=total,
             noise=torch.from_numpy(noise[slots]),
             time=torch.from_numpy(time[slots]),
+            imitated=torch.from_numpy(reached) if model.critic and self._config.data.only_success else None,
+            consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
+        )
+
+    def _observation(
+        self, segment: np.ndarray, frame: np.ndarray, goal: np.ndarray, given: dict[str, np.ndarray]
+    ) -> Observation:
+        """What is seen at `frame` [b], and asked for: what `goal` [b] shows."""
+        past = frame[:, None] - np.arange(self._config.model.history)[::-1]  # [b, T]
+        exists = past >= self._episode_start(segment)[:, None]
+        past = np.maximum(past, self._episode_start(segment)[:, None])
+        dataset = self.data.segments.dataset[segment]
+        return Observation(
+            state=torch.from_numpy(self._gather(dataset, past, "observation.state")),
+            task=self._task(segment, frame, goal, given),
+            history_valid=torch.from_numpy(exists) if self._config.model.history > 1 else None,
+            **self._pixels(dataset, past),
+        )
+
+    def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
+        """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
+        whole = [row for kind, row in given.items() if kind in WHOLE_SEGMENT]
+        shown = [row for kind, row in given.items() if kind not in WHOLE_SEGMENT]
+        only_shown = np.any(shown, axis=0) & ~np.any(whole, axis=0) if shown and whole else bool(shown)
+        return self.data.segments.success[segment] | only_shown
+
+    def _consequence(
+        self,
+        segment: np.ndarray,
+        frame: np.ndarray,
+        last: np.ndarray,
+        given: dict[str, np.ndarray],
+        reached: np.ndarray,
+    ) -> Consequence:
+        """What comes of the actions that the critic judges, in slots [b]."""
+        critic = self._config.model.critic
+        assert critic is not None
+        after = np.minimum(frame + critic.actions, last)
+        over = after == last
+        reward = np.where(over & reached, critic.discount ** (last - frame), 0.0)
+        discount = np.where(over, 0.0, critic.discount ** (after - frame))
+        return Consequence(
+            torch.from_numpy(reward.astype(np.float32)),
+            torch.from_numpy(discount.astype(np.float32)),
+            self._observation(segment, after, last, given),
         )
 
     def _given(self, rng: np.random.Generator, told: np.ndarray) -> dict[str, np.ndarray]:
@@ -202,10 +240,13 @@ class BatchSource:
         starts, stops = data.segments.start[rows], data.segments.stop[rows]
         first = data.datasets[number].episodes.start[data.segments.episode[rows]]
         used = np.zeros(data.datasets[number].num_frames, dtype=bool)
+        critic = self._config.model.critic
         views, any_goal = views_of(self._config.model.task_kinds), self._config.data.goals != "final"
         for start, stop, stride, earliest in zip(starts, stops, data.stride[rows], first, strict=True):
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, stride) - age, earliest)] = True
+            if critic is not None:
+                used[np.minimum(np.arange(start, stop, stride) + critic.actions, stop - 1)] = True
             if views:
                 used[start if views > 1 or any_goal else stop - 1 : stop] = True
         return np.flatnonzero(used)

@@ -84,6 +84,7 @@ class Policy(Protocol):
         seeds: Sequence[int],
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
+        candidates: int = 1,
     ) -> np.ndarray:
         """Action chunks `[B, H, A]` in robot units; `seeds` [B] key the noise of each."""
 
@@ -152,6 +153,7 @@ def rollout(
     *,
     execute: int = 8,
     guidance: float = 1.0,
+    candidates: int = 1,
     num_envs: int = 32,
     progress: Progress | None = None,
 ) -> list[Rollout]:
@@ -181,6 +183,7 @@ def rollout(
             [episode.next_seed() for episode in running],
             guidance,
             [episode.goal for episode in running],
+            candidates,
         )
         for place, episode in reversed(list(enumerate(running))):
             episode.play(chunks[place, :execute])

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 Item = TypeVar("Item")
 
 # Two-sided 95 % quantile of the standard normal.
-_Z95 = 1.959963984540054
+Z95 = 1.959963984540054
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,9 @@ def wilson(successes: int, n: int) -> tuple[float, float]:
         raise ValueError(f"{successes} successes of {n} trials: successes must lie between 0 and the number of trials")
     if n == 0:
         return 0.0, 1.0
-    share, shrink = successes / n, 1 + _Z95**2 / n
-    centre = (share + _Z95**2 / (2 * n)) / shrink
-    half_width = _Z95 / shrink * sqrt(share * (1 - share) / n + _Z95**2 / (4 * n**2))
+    share, shrink = successes / n, 1 + Z95**2 / n
+    centre = (share + Z95**2 / (2 * n)) / shrink
+    half_width = Z95 / shrink * sqrt(share * (1 - share) / n + Z95**2 / (4 * n**2))
     # The ends are exactly 0 and 1 in theory; rounding must not put the share itself outside.
     return min(max(centre - half_width, 0.0), share), max(min(centre + half_width, 1.0), share)
 

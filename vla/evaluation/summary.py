@@ -108,6 +108,7 @@ def evaluate(
         [case for scene in scenes for case in scene],
         execute=settings.execute,
         guidance=settings.guidance,
+        candidates=settings.candidates,
         num_envs=settings.num_envs,
         progress=progress,
     )

@@ -23,7 +23,7 @@ from vla.batch import TaskIdentifier
 from vla.config import ModelConfig
 from vla.models.layers import Attention, FeedForward, grid_positions
 from vla.models.normalizer import Normalizer
-from vla.models.pointer import Cells, Guess, Pointer, locate
+from vla.models.pointer import Cells, Choose, Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
 from vla.tasks.kinds import KINDS, LANGUAGE, Scene, Sizes
 
@@ -63,7 +63,7 @@ class ContextReader(nn.Module):
 
     def forward(self, text: Tensor, text_mask: Tensor, task: TaskIdentifier, features: dict[str, Tensor],
                 views: dict[str, Tensor], goal: Tensor | None, state: Tensor, history_valid: Tensor | None,
-                keyframes: Tensor | None = None) -> Context:
+                choose: Choose) -> Context:
         """
         Args:
             text: [B, L, E] instruction tokens; text_mask: [B, L]. A row without any token is a withheld instruction.
@@ -71,7 +71,7 @@ class ContextReader(nn.Module):
             features: camera -> [B, T, F] flat features. views: camera -> [B, V, F], none where none were given.
             goal: [B, 2, G] normalised state now and at the goal.
             state: [B, T, S] normalised. history_valid: [B, T] bool, None where every frame exists.
-            keyframes: [B, W, S] normalised, where they are known (in training).
+            choose: which of the places that a keyframe may be at the next one builds on.
         """
         batch, history = state.shape[:2]
         words = self.text(text)
@@ -85,7 +85,7 @@ class ContextReader(nn.Module):
         scene = Scene(contents, self.images.contents(views) if views else None, goal)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
         cells = self.images(contents, history_valid, wanted)
-        pointed, guess = self.pointer(words, text_mask, asked, asked_mask, cells, state[:, -1], self.seen, keyframes)
+        pointed, guess = self.pointer(words, text_mask, asked, asked_mask, cells, state[:, -1], self.seen, choose)
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:

@@ -20,6 +20,7 @@ for, R references, D width, S state, F Fourier features of a state.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -63,6 +64,12 @@ class Guess:
         best = log_density.logsumexp(dim=-1).argmax(dim=-1)
         return self.state.take_along_dim(best[..., None, None], dim=2).squeeze(2)
 
+    def draw(self, chance: Tensor) -> Tensor:
+        """The means [B, W, S] that `chance` [B, W] in [0, 1) draws, each as likely as its weight."""
+        below = self.log_weight.exp().cumsum(dim=-1) <= chance[..., None]
+        drawn = below.sum(dim=-1).clamp(max=self.log_weight.shape[-1] - 1)
+        return self.state.take_along_dim(drawn[..., None, None], dim=2).squeeze(2)
+
     def nearest(self, state: Tensor) -> Tensor:
         """What the guess would be if it chose right: the mean of the components given the true states, [B, W, S] both.
 
@@ -84,6 +91,27 @@ class Guess:
         return (way.square() * self.seen).sum(dim=-1)
 
 
+Choose = Callable[[Guess, int], Tensor]  # (guess [B, 1, ...], number of the keyframe) -> state [B, 1, S]
+
+
+def likeliest(guess: Guess, number: int) -> Tensor:
+    """What acting builds on."""
+    return guess.mode()
+
+
+def nearest_to(truth: Tensor) -> Choose:
+    """What training builds on, where the keyframes [B, W, S] are known: the guess nearest to each."""
+    return lambda guess, number: guess.nearest(truth[:, number, None])
+
+
+def drawn_by(chance: Tensor) -> Choose:
+    """The likeliest in the first of K rows for each observation, and what `chance` [B, K, W] draws in the others."""
+    drawn, first = rearrange(chance, "b k w -> (b k) w"), torch.zeros(chance.shape[:2], dtype=torch.bool)
+    first[:, 0] = True
+    first = rearrange(first, "b k -> (b k) 1 1").to(chance.device)
+    return lambda guess, number: torch.where(first, guess.mode(), guess.draw(drawn[:, number, None]))
+
+
 class Pointer(nn.Module):
     def __init__(self, config: ModelConfig, state_dim: int) -> None:
         super().__init__()
@@ -100,14 +128,13 @@ class Pointer(nn.Module):
         self.place = nn.Linear(2 * feature_size(state_dim), width)
 
     def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
-                seen: Tensor, truth: Tensor | None = None) -> tuple[Tensor, Guess]:
+                seen: Tensor, choose: Choose) -> tuple[Tensor, Guess]:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
             asked: [B, Z, D] the words and what other kinds of task identifiers say; asked_mask: [B, Z] bool.
             now: [B, S] normalised state. seen: [S], 1 for components that cells can stand for, else 0.
-            truth: [B, W, S] the keyframes themselves. Where they are known, whatever builds on a keyframe builds on the
-                guess nearest to it.
+            choose: what is built on for a keyframe, of all that the guess about it allows.
 
         Returns:
             Tokens [B, W, D], each with what it points at and where that is, and the guess.
@@ -123,8 +150,7 @@ class Pointer(nn.Module):
         for which in torch.eye(self.keyframes, device=now.device):
             token = self.norm(plan + self.phase(torch.cat([now, which.expand(len(now), -1)], dim=1)))
             guess = self.choice(token, cells, scene, likeness, around, came_from, seen)
-            chosen = guess.mode() if truth is None else guess.nearest(truth[:, len(guesses), None])
-            came_from = rearrange(chosen, "b 1 s -> b s").detach()
+            came_from = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
             tokens.append(token + self._found(content, guess, came_from, now))
             guesses.append(guess)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)

@@ -27,9 +27,11 @@ from transformers.modeling_utils import PreTrainedModel
 from vla.batch import Batch, Observation, TaskIdentifier
 from vla.config import ModelConfig
 from vla.models.context import Context, ContextReader
+from vla.models.critic import Critic
 from vla.models.head import DiffusionHead
 from vla.models.normalizer import Normalizer
 from vla.models.observe import Goal, Layout, ObservationError, RawObservation, stack
+from vla.models.pointer import Choose, drawn_by, likeliest, nearest_to
 from vla.models.pretrained import (
     image_statistics,
     load_backbone,
@@ -40,6 +42,8 @@ from vla.models.pretrained import (
 )
 from vla.models.text import TextEncoder
 from vla.models.vision import VisionEncoder
+
+GREATEST_WEIGHT = 20.0  # that an advantage gives to an observation
 
 
 class VLAConfig(PreTrainedConfig):
@@ -92,6 +96,7 @@ class VLAPolicy(PreTrainedModel):
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
         self.reader = ContextReader(model, grids, self.text.channels, config.state_dim, config.goal_dim)
         self.head = DiffusionHead(model, config.action_dim)
+        self.critic = None if model.critic is None else Critic(model, model.critic, config.action_dim)
         self.normalize_state = Normalizer(config.state_dim)
         self.normalize_action = Normalizer(config.action_dim)
         if config.goal_dim:
@@ -180,8 +185,8 @@ class VLAPolicy(PreTrainedModel):
         """[B, Y, X, 3] uint8 of one camera -> flat features [B, F]."""
         return self.vision(images)
 
-    def read(self, observation: Observation, keyframes: Tensor | None = None) -> Context:
-        """Context tokens for a batch of observations; `keyframes` [B, W, S] normalised, where they are known."""
+    def read(self, observation: Observation, choose: Choose = likeliest) -> Context:
+        """Context tokens for a batch of observations; `choose` as in `Pointer`."""
         task = observation.task
         text, mask = self.text(task.instruction)
         # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
@@ -189,7 +194,7 @@ class VLAPolicy(PreTrainedModel):
         return self.reader(
             text, mask, task, self._features(observation), self._features(task),
             None if task.goal_state is None else self.normalize_goal(task.goal_state),
-            self.normalize_state(observation.state), observation.history_valid, keyframes,
+            self.normalize_state(observation.state), observation.history_valid, choose,
         )
 
     def _features(self, seen: Observation | TaskIdentifier) -> dict[str, Tensor]:
@@ -206,18 +211,34 @@ class VLAPolicy(PreTrainedModel):
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
         keyframes = self.normalize_state(batch.keyframes)
-        context = self.read(batch.observation, keyframes)
+        context = self.read(batch.observation, nearest_to(keyframes))
         action = self.normalize_action(_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
         sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
         surprise = context.keyframes.surprise(keyframes)
-        return sums + self.config.model.keyframe_weight * surprise * counts, counts
+        sums = sums + self.config.model.keyframe_weight * surprise * counts
+        if self.critic is None:
+            return sums, counts
+        weight, missed = self._judge(self.critic, batch, action)
+        return weight * sums + missed * counts, counts
+
+    def _judge(self, critic: Critic, batch: Batch, action: Tensor) -> tuple[Tensor, Tensor]:
+        """How much imitating each normalised action [B, H, A] is worth, and the critic's own loss: [B] each."""
+        assert batch.consequence is not None
+        with torch.no_grad():  # as when acting: without knowing what came after
+            before, after = self.read(batch.observation), self.read(batch.consequence.after)
+        missed = critic.loss(before, action, batch.consequence.reward, batch.consequence.discount, after)
+        weight = torch.ones_like(missed) if batch.imitated is None else batch.imitated.to(missed)
+        if critic.settings.advantage_temperature is not None:
+            advantage = critic.advantage(before, action) / critic.settings.advantage_temperature
+            weight = weight * advantage.exp().clamp(max=GREATEST_WEIGHT)
+        return weight, missed
 
     # ---- acting
 
     def act(self, observation: RawObservation, instruction: str = "", seed: int = 0, guidance: float = 1.0,
-            goal: Goal | None = None) -> np.ndarray:
+            goal: Goal | None = None, candidates: int = 1) -> np.ndarray:
         """The next H actions, float32 [H, A] in robot units, for one raw observation (see `vla.models.observe`).
 
         Args:
@@ -225,11 +246,13 @@ class VLAPolicy(PreTrainedModel):
             seed: of the diffusion noise: the same call gives the same chunk.
             guidance: classifier-free guidance scale; more than 1 exaggerates what the instruction changes.
             goal: what is asked for in other ways, for a policy that was trained to understand them.
+            candidates: chunks that are sampled; the critic chooses the best.
 
         Raises:
             ObservationError: the observation or the goal doesn't fit the policy.
+            ValueError: several candidates, but no critic.
         """
-        return self.act_batch([observation], [instruction], [seed], guidance, [goal])[0]
+        return self.act_batch([observation], [instruction], [seed], guidance, [goal], candidates)[0]
 
     def act_batch(
         self,
@@ -238,15 +261,21 @@ class VLAPolicy(PreTrainedModel):
         seeds: Sequence[int],
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
+        candidates: int = 1,
     ) -> np.ndarray:
         """`act` for B robots at once: float32 [B, H, A]."""
         config, model = self.config, self.config.model
         layout = Layout(config.cameras, config.state_dim, model.history, list(model.task_kinds), config.tasks,
                         model.goal_state, config.goal_dim)
-        stacked = stack(observations, instructions, layout, goals)
-        shape = (model.horizon, config.action_dim)
-        noise = np.stack([np.random.default_rng(seed).standard_normal(shape, dtype=np.float32) for seed in seeds])
-        return self.sample(stacked.to(self.device), torch.from_numpy(noise).to(self.device), guidance).cpu().numpy()
+        observation = stack(observations, instructions, layout, goals).to(self.device)
+        shape = (candidates, model.horizon, config.action_dim)
+        rngs = [np.random.default_rng(seed) for seed in seeds]
+        noise = torch.from_numpy(np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs]))
+        noise = noise.to(self.device)
+        if candidates == 1:
+            return self.sample(observation, noise[:, 0], guidance).cpu().numpy()
+        chance = torch.from_numpy(np.stack([rng.random((candidates, model.keyframes), np.float32) for rng in rngs]))
+        return self.sample_best(observation, noise, chance.to(self.device), guidance).cpu().numpy()
 
     def check_layout(self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int) -> None:
         """Raises ObservationError unless data or a robot of this layout fits the policy."""
@@ -257,15 +286,36 @@ class VLAPolicy(PreTrainedModel):
                 raise ObservationError(f"{name}: is {value}, but the policy was trained with {ours}")
 
     @torch.no_grad()
-    def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0) -> Tensor:
+    def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0,
+               choose: Choose = likeliest) -> Tensor:
         """Action chunks [B, H, A] in robot units from standard normal `noise` [B, H, A]."""
-        context = self.read(observation)
+        context = self.read(observation, choose)
         unconditional = None
         if guidance != 1.0:
             unconditional = self.read(replace(observation, task=observation.task.withheld()))
         normalize = self.normalize_action
         bounds = normalize(normalize.low), normalize(normalize.high)
         return normalize.inverse(self.head.sample(context, noise, bounds, unconditional, guidance))
+
+    @torch.no_grad()
+    def sample_best(self, observation: Observation, noise: Tensor, chance: Tensor, guidance: float = 1.0) -> Tensor:
+        """The chunks [B, H, A], robot units, that the critic thinks best of K sampled ones.
+
+        Args:
+            noise: [B, K, H, A] standard normal.
+            chance: [B, K, W] in [0, 1), by which candidates lead elsewhere. The first leads to the likeliest keyframes.
+
+        Raises:
+            ValueError: the policy has no critic.
+        """
+        if self.critic is None:
+            raise ValueError("the policy has no critic to choose among candidates; train one with model.critic")
+        count = noise.shape[1]
+        seen = replace(observation, features=torch.cat(list(self._features(observation).values()), dim=-1), images={})
+        chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, drawn_by(chance))
+        chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
+        best = self.critic.quality(self.read(seen), self.normalize_action(chunks)).argmax(dim=1)
+        return chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
 
 
 def policy_folder(path: str | Path) -> Path:

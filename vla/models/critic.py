@@ -1,0 +1,106 @@
+"""The critic: what an action chunk is worth for a task, `Q(s, chunk, z)`, and what a situation is, `V(s, z)`.
+
+Implicit Q-learning (Kostrikov et al. 2022): V is an upper expectile of Q over the actions that were recorded, Q is what
+came of a chunk. No action is judged that nobody took, so it can be learnt from recordings alone, failures included. A
+chunk is one action (Li et al. 2025): what comes of it is seen `actions` steps later.
+
+Worth is the discounted chance of doing what is asked for, so it lies in [0, 1] and is learnt as a classification
+(Farebrother et al. 2024). An attempt that was given up is worth nothing from there on.
+
+    V(s, z)         -> Q(s, chunk, z)                                     expectile tau of the cross-entropy
+    Q(s, chunk, z)  -> reward + discount^n V(s', z), reward alone at the end
+
+The critic reads the policy's context and leaves it alone: its gradient ends there. What it judges by is what the policy
+has found without knowing what came after.
+
+Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context tokens, D width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from vla.config import CriticConfig, ModelConfig
+from vla.models.context import Context
+from vla.models.head import HeadBlock
+
+
+class Critic(nn.Module):
+    def __init__(self, config: ModelConfig, settings: CriticConfig, action_dim: int) -> None:
+        super().__init__()
+        self.settings = settings
+        self.situation = Judge(config, settings.layers, 1)
+        self.chunk = Judge(config, settings.layers, 2)  # the lesser of two opinions counts (Fujimoto et al. 2018)
+        self.action_in = nn.Linear(action_dim, config.width)
+        self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
+
+    def value(self, context: Context) -> Tensor:
+        """V [B], in [0, 1]."""
+        return self._situation(context).sigmoid()
+
+    def quality(self, context: Context, chunks: Tensor) -> Tensor:
+        """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A]."""
+        return self._opinions(context, chunks).sigmoid().amin(dim=-1)
+
+    def loss(self, context: Context, chunk: Tensor, reward: Tensor, discount: Tensor, after: Context) -> Tensor:
+        """What both miss, [B].
+
+        Args:
+            context: of the observation; after: of the one `actions` later.
+            chunk: [B, H, A] normalised, what was done.
+            reward: [B] discounted, of those actions. discount: [B] what is left of the worth of `after`; 0 at the end.
+        """
+        context, after = _apart(context), _apart(after)
+        opinions = self._opinions(context, chunk[:, None])[:, 0]
+        situation = self._situation(context)
+        with torch.no_grad():
+            came_of_it = (reward + discount * self.value(after)).clamp(0, 1)
+            quality = opinions.sigmoid().amin(dim=-1)
+            # An upper expectile: to have been too pessimistic weighs more.
+            tau = self.settings.expectile
+            weight = torch.where(quality > situation.sigmoid(), tau, 1 - tau)
+        missed = F.binary_cross_entropy_with_logits(opinions, repeat(came_of_it, "b -> b 2"), reduction="none")
+        surprise = F.binary_cross_entropy_with_logits(situation, quality, reduction="none")
+        return missed.mean(dim=1) + weight * surprise
+
+    @torch.no_grad()
+    def advantage(self, context: Context, chunk: Tensor) -> Tensor:
+        """[B]: how much better than usual the chunk [B, H, A] is."""
+        return self.quality(context, chunk[:, None])[:, 0] - self.value(context)
+
+    def _situation(self, context: Context) -> Tensor:
+        nothing = context.tokens.new_zeros(len(context.tokens), 1, 0, context.tokens.shape[-1])
+        return rearrange(self.situation(nothing, context), "b 1 1 -> b")
+
+    def _opinions(self, context: Context, chunks: Tensor) -> Tensor:
+        """Logits [B, K, 2]."""
+        return self.chunk(self.action_in(chunks[:, :, : self.settings.actions]) + self.position, context)
+
+
+class Judge(nn.Module):
+    """A token that looks at actions and context and says how good that is."""
+
+    def __init__(self, config: ModelConfig, layers: int, opinions: int) -> None:
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(config.width) * 0.02)
+        self.blocks = nn.ModuleList(HeadBlock(config) for _ in range(layers))
+        self.out = nn.Sequential(nn.LayerNorm(config.width), nn.Linear(config.width, opinions))
+
+    def forward(self, tokens: Tensor, context: Context) -> Tensor:
+        """Action tokens [B, K, n, D] -> logits [B, K, opinions]."""
+        batch, candidates = tokens.shape[:2]
+        tokens = torch.cat([repeat(self.token, "d -> b k 1 d", b=batch, k=candidates), tokens], dim=2)
+        # The blocks are those of the head; here no diffusion time conditions them.
+        condition = tokens.new_ones(batch, candidates, tokens.shape[-1])
+        for block in self.blocks:
+            tokens = block(tokens, condition, context)
+        return self.out(tokens[:, :, 0])
+
+
+def _apart(context: Context) -> Context:
+    return replace(context, tokens=context.tokens.detach())
