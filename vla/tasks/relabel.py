@@ -32,7 +32,7 @@ from vla.tasks.outcomes import OutcomeGrammar
 
 PARTS = "vla/relabelling"  # beside the data: finished parts of a run that is not over
 PART_EPISODES = 1000
-BLOCK_FRAMES = 1024  # of whole episodes, looked at together: enough to be fast, few enough for the processor's cache
+BLOCK_FRAMES = 4096  # of whole episodes, looked at together
 
 Progress = Callable[[int, int], None]  # (finished, all) episodes
 

@@ -4,7 +4,7 @@ An *attempt* is the part of a trajectory between two releases: the arm sets out 
 What an attempt achieved was clearly false when it set out and true at its end, by moving the thing it is about.
 """
 
-# Shapes: N frames (of several episodes), O slots, C candidates, V events.
+# Shapes: N frames (of several episodes), M moments, L frames looked at, O slots, C candidates, V events.
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] 
     begins = _attempt_begins(states, first)
     # The attempt that a frame ends is the one the frame before belongs to: a release ends one and begins another.
     since = np.maximum.accumulate(np.where(begins, np.arange(len(states)), 0))
-    later, moved = np.flatnonzero(~first), np.flatnonzero(~first & _something_moved(states))
+    later, moved = _Moments.of(states, ~first), _Moments.of(states, ~first & _something_moved(states))
     found = [
         achievement
         for family in families
@@ -62,6 +62,25 @@ class _Candidates:
     family: str
     where: str | None
     slots: np.ndarray  # [1 + others, C] int64
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Frames at which something may have come about, and all that has to be looked at to know."""
+
+    frames: np.ndarray  # [M] int64
+    looked_at: np.ndarray  # [L, E] the states of these and of the frames before them, each once
+    now: np.ndarray  # [M] int64, rows of `looked_at`
+    before: np.ndarray  # [M] int64
+
+    @classmethod
+    def of(cls, states: np.ndarray, may: np.ndarray) -> _Moments:
+        """`may [N]`: not in the first frame of an episode."""
+        looked_at = may.copy()
+        looked_at[:-1] |= may[1:]
+        row = np.cumsum(looked_at) - 1
+        frames = np.flatnonzero(may)
+        return cls(frames, states[looked_at], row[frames], row[frames - 1])
 
 
 @lru_cache
@@ -96,12 +115,14 @@ def _something_moved(states: np.ndarray) -> np.ndarray:
 
 
 def _achieved(
-    candidates: _Candidates, states: np.ndarray, frames: np.ndarray, since: np.ndarray
+    candidates: _Candidates, states: np.ndarray, moments: _Moments, since: np.ndarray
 ) -> Iterator[Achievement]:
-    """What came about in one of the `frames` and not before."""
-    now, before = (_holds(candidates, states[rows]) for rows in (frames, frames - 1))
-    row, which = np.nonzero(now & ~before)
-    end = frames[row]
+    """What came about in one of the moments and not before."""
+    holds = _holds(candidates, moments.looked_at)
+    row, which = np.nonzero(holds[moments.now] & ~holds[moments.before])
+    if not len(row):
+        return
+    end = moments.frames[row]
     start = since[end - 1]
     attempts, attempt = np.unique(start, return_inverse=True)
     slack = slack_of_slots(candidates.family, candidates.where, states[attempts], candidates.slots)
