@@ -47,9 +47,9 @@ class DataConfig(Section):
     floor: Fraction = 0.0
     """Least share that any stratum gets."""
     sources: list[str] | None = None
-    """Use only segments of these sources (demonstration, hindsight, paraphrase, ...); by default all."""
+    """Use only segments of these sources (demonstration, hindsight, missed, paraphrase, ...); by default all."""
     only_success: bool = True
-    """Imitate only segments that reached their instruction; a critic learns from the others all the same."""
+    """Imitate only segments that reached their instruction, not attempts that missed it. A critic learns from all."""
     frame_stride: Positive | list[Positive] = 1
     """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
     all data sets, or one for each in their order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,14 @@ from vla.config import Config, ConfigError, CriticConfig, ModelConfig, parse_con
 from vla.data.batches import BatchSource, load_training_data
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
+from vla.data.segments import Segments
 from vla.evaluation.ranking import auc, auc_interval, rank
 from vla.models.context import Context
 from vla.models.critic import Critic
 from vla.models.pointer import Guess
 from vla.models.policy import VLAPolicy
+from vla.tasks.audit import audit
+from vla.tasks.relabel import RelabelSettings, relabel
 from vla.training.trainer import train
 
 H, A, D = 8, 2, 32
@@ -140,7 +144,25 @@ class TestConsequences:
 
     def test_all_are_imitated_if_failures_are_not_left_out(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded, only_success=False)
-        assert BatchSource(load_training_data(config), config).batch(0).imitated is None
+        assert BatchSource(load_training_data(config), config).batch(0).imitated.all()
+
+    def test_what_is_said_to_be_missed_is_never_imitated(self, recorded: EpisodeDataset, tmp_path: Path) -> None:
+        data = EpisodeDataset(shutil.copytree(recorded.root, tmp_path / "data"))
+        found = relabel(data, RelabelSettings(misses=2))
+        segments = Segments.load(data)
+        missed = segments.source == "missed"
+        assert found.missed == missed.sum() > 12 and not segments.success[missed].any()
+        assert audit(data) == []
+        config = make_config(data, only_success=False)
+        source = BatchSource(load_training_data(config), config)
+        assert (source.data.segments.source == "missed").any()
+        asked = set(segments.instruction[missed]) - set(segments.instruction[~missed])
+        for step in range(4):
+            batch = source.batch(step)
+            for text, imitated in zip(batch.observation.task.instruction, batch.imitated, strict=True):
+                assert not (text in asked and imitated)
+        plain = config.model_copy(update={"model": config.model.model_copy(update={"critic": None})})
+        assert not (load_training_data(plain).segments.source == "missed").any()
 
 
 @pytest.fixture(scope="module")

@@ -27,6 +27,7 @@ class Arguments:
     Examples:
         vla relabel data/play
         vla relabel data/tabletop --combinations train --page relabelled.html
+        vla relabel data/mixed --misses 1
     """
 
     dataset: tyro.conf.Positional[Path]
@@ -59,4 +60,6 @@ def describe(found: Relabelling) -> str:
     lines += [f"  {family:<12}{count:>8}" for family, count in found.families.items()]
     if found.failures:
         lines.append(f"{found.failures_used} of {found.failures} failures achieved something else")
+    if found.missed:
+        lines.append(f"{found.missed} segments say what was not achieved")
     return "\n".join(lines)

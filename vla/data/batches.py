@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from vla.batch import Batch, Consequence, Observation, TaskIdentifier
-from vla.config import Config
+from vla.config import Config, DataConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
@@ -67,8 +67,8 @@ def load_training_data(config: Config) -> TrainingData:
         _check_same_layout(datasets[0], other)
     segments = Segments.concatenate([Segments.load(dataset, number) for number, dataset in enumerate(datasets)])
     keep = np.ones(len(segments), dtype=bool)
-    if settings.only_success and config.model.critic is None:
-        keep &= segments.success
+    if config.model.critic is None:
+        keep &= segments.success | _imitated_failure(segments, settings)
     if settings.sources is not None:
         keep &= np.isin(segments.source.astype(str), settings.sources)
     segments = segments.select(keep)
@@ -101,6 +101,7 @@ class BatchSource:
         self._tasks = list(tasks) if tasks is not None else sorted(set(data.segments.task))
         self._config = config
         self._caches = caches
+        self._also_imitated = _imitated_failure(data.segments, config.data)
         self._sampler = StratifiedSampler(
             data.stratum, data.observations, data.share, config.training.batch_size, config.training.seed
         )
@@ -139,7 +140,7 @@ class BatchSource:
             total=total,
             noise=torch.from_numpy(noise[slots]),
             time=torch.from_numpy(time[slots]),
-            imitated=torch.from_numpy(reached) if model.critic and self._config.data.only_success else None,
+            imitated=None if model.critic is None else torch.from_numpy(reached | self._also_imitated[segment]),
             consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
         )
 
@@ -298,6 +299,12 @@ def _read(readers: Sequence[Reader], dataset: np.ndarray, frames: np.ndarray) ->
         rows.append(here)
     # Back into the order that was asked for.
     return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
+
+
+def _imitated_failure(segments: Segments, settings: DataConfig) -> np.ndarray:
+    """[N] bool: attempts that missed what they were told and are imitated all the same."""
+    failed = ~segments.success & (segments.source == "demonstration")
+    return failed & (not settings.only_success)
 
 
 def _strata(segments: Segments, key: str, by_dataset: bool) -> tuple[list[str], np.ndarray]:

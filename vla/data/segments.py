@@ -45,7 +45,7 @@ class Segments:
     stop: np.ndarray  # [N] int64: one past the last frame
     instruction: np.ndarray  # [N] object: str, what is asked for
     task: np.ndarray  # [N] object: str, the stratum (family) it counts for
-    source: np.ndarray  # [N] object: str, one of demonstration, hindsight, paraphrase, vlm, generated
+    source: np.ndarray  # [N] object: str, one of demonstration, hindsight, missed, paraphrase, vlm, generated
     success: np.ndarray  # [N] bool: it was reached within the segment
     reward: np.ndarray  # [N] float32: reward of the last frame
     outcome: np.ndarray  # [N] object: str, the predicate asked for; "" if there is none

@@ -15,7 +15,7 @@ from vla.data.episodes import EpisodeDataset
 from vla.data.segments import SEGMENTS, Segments
 from vla.data.validate import Problem
 from vla.tasks.outcomes import OutcomeGrammar
-from vla.tasks.relabel import achieved, judge_of
+from vla.tasks.relabel import MISSED, achieved, judge_of
 
 FIX = "Drop the row, or run `vla relabel` again"
 
@@ -23,8 +23,9 @@ FIX = "Drop the row, or run `vla relabel` again"
 def audit(dataset: EpisodeDataset) -> list[Problem]:
     """All disagreements between the segment table and the recorded states; segments without an outcome can't be judged.
 
-    A recorded segment has reward 1 if its outcome held in one of its frames, else 0. Every other one claims that its
-    frames, no more and no fewer, brought its outcome about. And an instruction asks for the outcome it stands beside.
+    A recorded segment has reward 1 if its outcome held in one of its frames, else 0; so has one that says what was
+    missed. Every other one claims that its frames, no more and no fewer, brought its outcome about. And an instruction
+    asks for the outcome it stands beside.
 
     Raises:
         DatasetError: nothing in the recording can be judged (see `judge_of`).
@@ -59,7 +60,9 @@ def _disagreement(
     start, stop, success = int(segments.start[row]), int(segments.stop[row]), bool(segments.success[row])
     if segments.reward[row] != float(success):
         return "reward", f"is {segments.reward[row]:g} with success {success}"
-    if segments.source[row] != "demonstration":
+    if segments.source[row] == MISSED and success:
+        return "success", "is True of what is said to be missed"
+    if segments.source[row] not in ("demonstration", MISSED):
         claimed = success and (start, stop) in shown[segments.outcome[row]]
         return ("", "") if claimed else ("outcome", "these frames did not bring it about")
     try:

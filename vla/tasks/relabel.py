@@ -31,6 +31,7 @@ from vla.envs import load_grammar
 from vla.tasks.outcomes import OutcomeGrammar
 
 PARTS = "vla/relabelling"  # beside the data: finished parts of a run that is not over
+ACHIEVED, MISSED = "hindsight", "missed"  # sources of the rows
 PART_EPISODES = 1000
 BLOCK_FRAMES = 4096  # of whole episodes, looked at together
 
@@ -45,8 +46,11 @@ class RelabelSettings:
     """Kinds of outcomes; by default the environment's base families."""
     combinations: Literal["all", "train"] = "all"
     """With `train`, claim no (thing, family) combination that is kept out of training to measure generalisation."""
+    misses: int = 0
+    """Of every episode also say so many outcomes that it could have brought about and didn't: failures for a critic to
+    learn from. Half of them are about a thing that it did something with."""
     seed: int = 0
-    """Of the choice among an outcome's wordings."""
+    """Of the choice among an outcome's wordings, and among what was missed."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +60,9 @@ class Relabelling:
     episodes: int
     failures: int  # episodes that missed their instruction
     failures_used: int  # of those, episodes that achieved something else
-    segments: int  # rows added
-    families: dict[str, int]  # rows by kind of outcome
+    segments: int  # rows of what was achieved
+    families: dict[str, int]  # these by kind of outcome
+    missed: int  # rows of what was not
 
 
 def relabel(
@@ -153,6 +158,7 @@ class _Labeller:
         done = recorded.success
         # What an episode was told to do and did is there already.
         self._known = set(zip(recorded.episode[done].tolist(), recorded.outcome[done].tolist(), strict=True))
+        self._told = set(zip(recorded.episode.tolist(), recorded.outcome.tolist(), strict=True))
 
     @property
     def fingerprint(self) -> str:
@@ -168,17 +174,51 @@ class _Labeller:
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
     def _rows(self, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
-        grammar, told = self._grammar, self._dataset.episodes.instruction
-        number, rng = -1, np.random.default_rng()
-        for episode, start, stop, outcome in achieved(self._dataset, grammar, self._families, begin, end):
-            if episode != number:
-                number, rng = episode, np.random.default_rng([self._settings.seed, episode])
-            if (episode, str(outcome)) in self._known or not self._may_claim(outcome):
-                continue
-            yield (
-                episode, start, stop, grammar.phrase(outcome, rng), outcome.family, "hindsight",
-                True, 1.0, str(outcome), grammar.LABELLER, grammar.VERSION, told[episode],
-            )  # fmt: skip
+        number, done = begin, list[Sequence[Any]]()
+        for episode, *attempt in achieved(self._dataset, self._grammar, self._families, begin, end):
+            while number < episode:
+                yield from self._rows_of(number, done)
+                number, done = number + 1, []
+            done.append(attempt)
+        for rest in range(number, end):
+            yield from self._rows_of(rest, done)
+            done = []
+
+    def _rows_of(self, episode: int, done: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
+        """Of an episode that `done` (start, stop, outcome) was achieved in."""
+        rng = np.random.default_rng([self._settings.seed, episode])
+        for start, stop, outcome in done:
+            if (episode, str(outcome)) not in self._known and self._may_claim(outcome):
+                yield self._row(episode, start, stop, outcome, rng, ACHIEVED)
+        if self._settings.misses:
+            start, stop = (int(ends[episode]) for ends in (self._dataset.episodes.start, self._dataset.episodes.stop))
+            for outcome in self._missed(episode, {outcome.thing for *_, outcome in done}, rng):
+                yield self._row(episode, start, stop, outcome, rng, MISSED)
+
+    def _row(
+        self, episode: int, start: int, stop: int, outcome: Any, rng: np.random.Generator, source: str
+    ) -> tuple[Any, ...]:
+        grammar, success = self._grammar, source == ACHIEVED
+        return (
+            episode, start, stop, grammar.phrase(outcome, rng), outcome.family, source, success, float(success),
+            str(outcome), grammar.LABELLER, grammar.VERSION, self._dataset.episodes.instruction[episode],
+        )  # fmt: skip
+
+    def _missed(self, episode: int, handled: set[Any], rng: np.random.Generator) -> list[Any]:
+        """What was feasible at first and came about in no frame of the episode."""
+        frames = np.arange(self._dataset.episodes.start[episode], self._dataset.episodes.stop[episode])
+        states = self._dataset.environment_state(frames)
+        feasible = [outcome for outcome in self._grammar.all_outcomes(states[0], self._families)
+                    if self._may_claim(outcome) and (episode, str(outcome)) not in self._told]  # fmt: skip
+        tempting = [outcome for outcome in feasible if outcome.thing in handled]
+        missed: dict[Any, None] = {}
+        for number in range(4 * self._settings.misses):  # a draw may have come about, or come before
+            choice = tempting if tempting and number % 2 else feasible
+            if choice and len(missed) < self._settings.misses:
+                outcome = choice[rng.integers(len(choice))]
+                if not outcome.holds(states).any():
+                    missed[outcome] = None
+        return list(missed)
 
     def _may_claim(self, outcome: Any) -> bool:
         held_out = self._settings.combinations == "train" and self._grammar.held_out_combination(outcome)
@@ -197,8 +237,8 @@ def _merge(recorded: Segments, parts: Sequence[Path], path: Path) -> None:
 
 
 def _summary(segments: Segments, labeller: str) -> Relabelling:
-    added = segments.labeller == labeller
-    recorded = ~added & (segments.source == "demonstration")
+    added = (segments.labeller == labeller) & segments.success
+    recorded = (segments.labeller != labeller) & (segments.source == "demonstration")
     failed = segments.episode[recorded & ~segments.success]
     return Relabelling(
         episodes=len(np.unique(segments.episode[recorded])),
@@ -206,4 +246,5 @@ def _summary(segments: Segments, labeller: str) -> Relabelling:
         failures_used=len(np.intersect1d(failed, segments.episode[added])),
         segments=int(added.sum()),
         families=dict(sorted(Counter(segments.task[added].tolist()).items())),
+        missed=int((segments.source == MISSED).sum()),
     )
