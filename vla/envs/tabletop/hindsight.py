@@ -1,7 +1,8 @@
 """What trajectories achieved: every outcome of every thing, for many frames at once. Relabelling reads it.
 
 An *attempt* is the part of a trajectory between two releases: the arm sets out with nothing in hand and does something.
-What an attempt achieved was clearly false when it set out and true at its end, by moving the thing it is about.
+What an attempt achieved was clearly false when it set out and clearly true at its end, by moving the thing it is about:
+a thing that comes to lie just inside of where it counts shows nobody where to put it.
 """
 
 # Shapes: N frames (of several episodes), M moments, L frames looked at, O slots, C candidates, V events.
@@ -16,7 +17,15 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.tabletop.outcomes import BASE_FAMILIES, CLEARLY_FALSE, OTHERS, WHERES, Outcome, slack_of_slots
+from vla.envs.tabletop.outcomes import (
+    BASE_FAMILIES,
+    CLEARLY_FALSE,
+    CLEARLY_TRUE,
+    OTHERS,
+    WHERES,
+    Outcome,
+    slack_of_slots,
+)
 from vla.envs.tabletop.state import (
     COLOUR,
     COLOURS,
@@ -32,7 +41,7 @@ from vla.envs.tabletop.state import (
 from vla.tasks.outcomes import Achievement
 
 LABELLER: Final = "tabletop-outcomes"
-VERSION: Final = "1"  # another one wherever the same states would get other labels
+VERSION: Final = "2"  # another one wherever the same states would get other labels
 
 _ABOUT_THE_TIP: Final = ("touch", "lift")  # the other families are about where things lie
 
@@ -40,7 +49,7 @@ _ABOUT_THE_TIP: Final = ("touch", "lift")  # the other families are about where 
 def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] = BASE_FAMILIES) -> list[Achievement]:
     """What `states [N, E]` of episodes that begin where `first [N]` is True achieved, in order of their ends.
 
-    As `brought_about` of the same frames, but for its question whether the outcome could be brought about: it was.
+    As `brought_about` of the same frames, clearly so; it need not be asked whether that was feasible: it was done.
     """
     begins = _attempt_begins(states, first)
     # The attempt that a frame ends is the one the frame before belongs to: a release ends one and begins another.
@@ -136,10 +145,10 @@ def _achieved(
 
 
 def _holds(candidates: _Candidates, states: np.ndarray) -> np.ndarray:
-    """[N, C] bool"""
+    """[N, C] bool: clearly."""
     slack = slack_of_slots(candidates.family, candidates.where, states, candidates.slots)
     present = objects(states)[..., PRESENT][:, candidates.slots].all(axis=1) > 0
-    return present & (slack > 0) & _counts(candidates, states)
+    return present & (slack > CLEARLY_TRUE[candidates.family]) & _counts(candidates, states)
 
 
 def _counts(candidates: _Candidates, states: np.ndarray) -> np.ndarray:

@@ -102,8 +102,11 @@ class Outcome:
         """The slack a careful placement aims at, in table units."""
         return _FAMILIES[self.family].margin
 
-    def holds(self, states: np.ndarray) -> np.ndarray:
-        """Whether it holds: `states [..., E]` -> bool `[...]`; False where one of its things is not on the table."""
+    def holds(self, states: np.ndarray, by: float = 0.0) -> np.ndarray:
+        """Whether it holds: `states [..., E]` -> bool `[...]`; False where one of its things is not on the table.
+
+        `by` asks for more than that much slack.
+        """
         slots = self._slots(states)
         slot, *others = slots
         present = slot >= 0
@@ -113,7 +116,7 @@ class Outcome:
         if self.family == "lift":
             return present & (held == slot)
         put_down = held < 0 if self.family == "touch" else held != slot
-        return present & put_down & (self._slack(states, slots) > 0)
+        return present & put_down & (self._slack(states, slots) > by)
 
     def slack(self, states: np.ndarray) -> np.ndarray:
         """By how much its geometry is met, whatever is held: `[..., E]` -> `[...]`. Needs its things present."""
@@ -330,6 +333,7 @@ _FAMILIES: Final = {
 FAMILIES: Final = tuple(_FAMILIES)
 WHERES: Final = {name: family.wheres for name, family in _FAMILIES.items()}
 OTHERS: Final = {name: family.others for name, family in _FAMILIES.items()}
+CLEARLY_TRUE: Final = {name: 0.8 * family.margin for name, family in _FAMILIES.items()}
 CLEARLY_FALSE: Final = {name: family.clearly_false for name, family in _FAMILIES.items()}
 BASE_FAMILIES: Final = FAMILIES[:6]
 _WHERES: Final = frozenset(PLACES + RELATIONS + LANDMARKS)
