@@ -18,6 +18,7 @@ COMMANDS = {
     "info": ("vla.commands.info", "what a data set holds"),
     "validate": ("vla.commands.validate", "check a data set before training on it"),
     "relabel": ("vla.commands.relabel", "make every episode a demonstration of what it achieved"),
+    "look": ("vla.commands.look", "label episodes by their pictures, where there is no simulator state"),
     "train": ("vla.commands.train", "train a policy as a configuration file says"),
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
     "improve": ("vla.commands.improve", "let a policy try, relabel what it achieved, learn from that"),
