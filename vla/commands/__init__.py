@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 if TYPE_CHECKING:
     from vla.models.policy import VLAPolicy
@@ -23,6 +26,15 @@ def parse(kind: type[Arguments], command: str, arguments: Sequence[str], descrip
 def parse_known(kind: type[Arguments], command: str, arguments: Sequence[str]) -> tuple[Arguments, list[str]]:
     """The same, and the arguments that are not about it."""
     return tyro.cli(kind, args=arguments, return_unknown_args=True, **_options(kind, command, None))
+
+
+@contextmanager
+def counting(what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar on the error stream for as long as the context lasts, with the time left; yields `progress(done, all)`."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def load_policy(checkpoint: str) -> VLAPolicy:

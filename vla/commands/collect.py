@@ -5,10 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-from vla.commands import parse
+from vla.commands import counting, parse
 from vla.data.collect import CollectSettings, collect
 
 DESCRIPTION = """Record demonstrations with a scripted expert into a LeRobot v3.0 data set.
@@ -26,11 +23,9 @@ Examples:
 
 def main(arguments: Sequence[str]) -> int:
     settings = parse(CollectSettings, "collect", arguments, DESCRIPTION)
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("episodes")
-            dataset = collect(settings, lambda done, total: bar.update(task, completed=done, total=total))
+        with counting("episodes") as progress:
+            dataset = collect(settings, progress)
     except KeyboardInterrupt:
         print("finished episodes are kept; run the same command again to go on", file=sys.stderr)
         raise

@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import Progress
 
-from vla.commands import load_policy, parse
+from vla.commands import counting, load_policy, parse
 from vla.config import EvaluationConfig
 from vla.envs import load_suite
 from vla.evaluation.report import summary, write_report
@@ -71,9 +70,7 @@ def main(arguments: Sequence[str]) -> int:
         seed=chosen.seed,
     )
     policy, suite = load_policy(chosen.checkpoint), load_suite(chosen.env)
-    console = Console(stderr=True)
-    with Progress(console=console) as bar:
-        task = bar.add_task("episodes", total=None)
+    with counting("episodes") as progress:
         evaluation = evaluate(
             policy,
             suite,
@@ -81,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
             prompts=chosen.prompts,
             combinations=chosen.combinations,
             checkpoint=chosen.checkpoint,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            progress=progress,
         )
     Console(highlight=False).print(summary(evaluation))
     if chosen.out is not None:

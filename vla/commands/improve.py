@@ -9,9 +9,8 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vla.commands import finetune, load_policy, parse
+from vla.commands import counting, finetune, load_policy, parse
 from vla.commands.relabel import describe
 from vla.data.episodes import EpisodeDataset
 
@@ -73,11 +72,8 @@ def _attempts(chosen: Arguments) -> EpisodeDataset:
     from vla.evaluation.harvest import harvest
 
     policy = load_policy(chosen.checkpoint)
-    columns = (TextColumn("attempts"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("attempts")
+    with counting("attempts") as progress:
         return harvest(
             policy, load_suite(chosen.env), chosen.output / "rollouts", chosen.rollouts, policy.config.tasks or None,
-            combinations=chosen.combinations,
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
+            combinations=chosen.combinations, progress=progress,
         )  # fmt: skip

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vla.commands import load_policy, parse
+from vla.commands import counting, load_policy, parse
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
 
@@ -52,23 +50,18 @@ def main(arguments: Sequence[str]) -> int:
     looker = CriticLooker(load_policy(given.looker), given.looker) if is_policy else TwoTowerLooker(given.looker)
     labelled = EpisodeDataset(given.labelled)
     attempts = Segments.load(labelled)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("calibrating")
-        scores = score_attempts(
-            looker, labelled, attempts, lambda done, all: bar.update(task, completed=done, total=all)
-        )
-        calibration, accuracy = calibrate(*scores, attempts.success, given.precision, given.seed)
-        print(accuracy)
-        if given.dataset is None:
-            return 0
-        dataset = EpisodeDataset(given.dataset)
-        tasks = dict(zip(attempts.instruction.tolist(), attempts.task.tolist(), strict=True))
-        task = bar.add_task("looking")
+    with counting("calibrating") as progress:
+        scores = score_attempts(looker, labelled, attempts, progress)
+    calibration, accuracy = calibrate(*scores, attempts.success, given.precision, given.seed)
+    print(accuracy)
+    if given.dataset is None:
+        return 0
+    dataset = EpisodeDataset(given.dataset)
+    tasks = dict(zip(attempts.instruction.tolist(), attempts.task.tolist(), strict=True))
+    with counting("looking") as progress:
         segments = label_by_looking(
-            looker, calibration, dataset, tasks, given.candidates, given.seed,
-            lambda done, all: bar.update(task, completed=done, total=all),
-        )  # fmt: skip
+            looker, calibration, dataset, tasks, given.candidates, given.seed, progress
+        )
     segments.save(dataset.root)
     print(f"{given.dataset}: {(segments.labeller == looker.name).sum()} segments for {dataset.num_episodes} episodes")
     return 0

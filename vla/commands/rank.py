@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
-from rich.console import Console
-from rich.progress import Progress
 
-from vla.commands import load_policy, parse
+from vla.commands import counting, load_policy, parse
 from vla.data.episodes import EpisodeDataset
 
 
@@ -42,9 +40,8 @@ def main(arguments: Sequence[str]) -> int:
     from vla.evaluation.ranking import rank
 
     policy, dataset = load_policy(chosen.checkpoint), EpisodeDataset(chosen.dataset)
-    with Progress(console=Console(stderr=True)) as bar:
-        task = bar.add_task("attempts", total=None)
-        found = rank(policy, dataset, chosen.stride, lambda done, total: bar.update(task, completed=done, total=total))
+    with counting("attempts") as progress:
+        found = rank(policy, dataset, chosen.stride, progress)
     low, high = found.ci95
     print(f"AUC {found.auc:.3f} ({low:.3f} to {high:.3f}): {found.successes} successes, {found.failures} failures")
     if chosen.out is not None:

@@ -8,10 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import tyro
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vla.commands import parse
+from vla.commands import counting, parse
 from vla.data.episodes import EpisodeDataset
 from vla.tasks.relabel import Relabelling, RelabelSettings, relabel
 from vla.tasks.relabel_page import write_page
@@ -40,11 +38,9 @@ class Arguments:
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, "relabel", arguments)
     dataset = EpisodeDataset(given.dataset)
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("episodes")
+    with counting("episodes") as progress:
         began = time.perf_counter()
-        found = relabel(dataset, given.settings, lambda done, total: bar.update(task, completed=done, total=total))
+        found = relabel(dataset, given.settings, progress)
         seconds = time.perf_counter() - began
     page = given.page or dataset.root / "vla/relabelling.html"
     write_page(dataset, found, page)

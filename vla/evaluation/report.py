@@ -16,7 +16,8 @@ from vla.evaluation.page import Clip, page
 from vla.evaluation.rollout import Prompt, Rollout, Suite
 from vla.evaluation.statistics import Rate
 from vla.evaluation.summary import Evaluation
-from vla.evaluation.videos import encode, film, grid
+from vla.evaluation.videos import film, grid
+from vla.film import encode_film
 
 JSON, TEXT, PAGE, FILM, FILMS = "evaluation.json", "evaluation.txt", "report.html", "rollouts.mp4", "videos"
 # What the policy is told, and what counts then.
@@ -43,7 +44,7 @@ def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
 
     shown = _first(evaluation, "right", _SHOWN)
     films = [film(suite, run) for run in shown]
-    (out / FILM).write_bytes(encode(grid(films, shown), evaluation.fps))
+    (out / FILM).write_bytes(encode_film(grid(films, shown), evaluation.fps))
 
     comparable = _COMPARED if len(evaluation.prompts) > 1 else 0
     scenes = [run.case.seed for run in shown[:comparable]]
@@ -123,7 +124,7 @@ def _failures(evaluation: Evaluation) -> list[Rollout]:
 def _clips(runs: Sequence[Rollout], suite: Suite, evaluation: Evaluation) -> list[Clip]:
     kinds = {(failed.prompt, failed.seed): failed.kind for failed in evaluation.failures}
     return [
-        Clip(run, encode(film(suite, run), evaluation.fps), kinds.get((run.case.prompt, run.case.seed), ""))
+        Clip(run, encode_film(film(suite, run), evaluation.fps), kinds.get((run.case.prompt, run.case.seed), ""))
         for run in runs
     ]
 

@@ -5,13 +5,10 @@ Shapes: N states of an episode, F frames, E numbers in the environment state, Y 
 
 from __future__ import annotations
 
-import io
 import textwrap
 from collections.abc import Sequence
 from itertools import zip_longest
-from typing import cast
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -28,20 +25,6 @@ def film(suite: Suite, run: Rollout, size: int = 192) -> np.ndarray:
     last = run.steps + _FRAMES_AFTER if run.success else len(run.states)
     frames = suite.draw(run.states[: last + 1], size)
     return np.concatenate([frames, np.repeat(frames[-1:], _FRAMES_HELD, axis=0)])
-
-
-def encode(frames: np.ndarray, fps: float) -> bytes:
-    """An mp4 of `frames [F, Y, X, 3]` uint8 (even Y and X) that every browser plays."""
-    _, height, width, _ = frames.shape
-    file = io.BytesIO()
-    with av.open(file, "w", format="mp4") as container:
-        stream = cast(av.VideoStream, container.add_stream("libx264", rate=round(fps), options={"crf": "24"}))
-        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
-        stream.codec_context.thread_count = 1
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-    return file.getvalue()
 
 
 def grid(films: Sequence[np.ndarray], runs: Sequence[Rollout], columns: int = 4) -> np.ndarray:

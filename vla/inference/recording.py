@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from vla.film import encode_film
 
 INK, PAPER = (30, 30, 34), (255, 255, 255)
 # Pixels between the pictures of a strip, and around text.
@@ -25,16 +25,7 @@ def save_video(frames: Sequence[np.ndarray], path: Path, fps: int, caption: str)
     pictures = [_captioned(frame, [caption]) for frame in frames]
     pictures += [pictures[-1]] * round(LAST_FRAME * fps)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", format="mp4") as container:
-        # yuv420p is the one pixel format that browsers and desktop players all decode; it needs even sizes.
-        options = {"crf": "20", "movflags": "+faststart"}
-        stream = cast(av.VideoStream, container.add_stream("libx264", rate=fps, options=options))
-        height, width = pictures[0].shape[:2]
-        stream.width, stream.height, stream.pix_fmt = width - width % 2, height - height % 2, "yuv420p"
-        for picture in pictures:
-            even = np.ascontiguousarray(picture[: stream.height, : stream.width])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(even, format="rgb24")))
-        container.mux(stream.encode())
+    path.write_bytes(encode_film(pictures, fps))
 
 
 def save_strip(frames: Sequence[np.ndarray], path: Path, captions: Sequence[str], count: int = 6) -> None:
