@@ -161,10 +161,8 @@ class BatchSource:
 
     def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
         """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
-        whole = [row for kind, row in given.items() if kind in WHOLE_SEGMENT]
-        shown = [row for kind, row in given.items() if kind not in WHOLE_SEGMENT]
-        only_shown = np.any(shown, axis=0) & ~np.any(whole, axis=0) if shown and whole else bool(shown)
-        return self.data.segments.success[segment] | only_shown
+        shown = _any([row for kind, row in given.items() if kind not in WHOLE_SEGMENT], len(segment))
+        return self.data.segments.success[segment] | (shown & ~_told(given, len(segment)))
 
     def _consequence(
         self,
@@ -208,8 +206,7 @@ class BatchSource:
             return frame, last
         uniform = rng.random((len(frame), 1))
         goal = draw_goals(frame, last, settings.goals, uniform, settings.goal_discount)[:, 0]
-        whole = np.any([row for kind, row in given.items() if kind in WHOLE_SEGMENT] or [np.zeros(len(frame))], axis=0)
-        return frame, np.where(whole, last, goal)
+        return frame, np.where(_told(given, len(frame)), last, goal)
 
     def _task(
         self, segment: np.ndarray, frame: np.ndarray, goal: np.ndarray, given: dict[str, np.ndarray]
@@ -299,6 +296,15 @@ def _read(readers: Sequence[Reader], dataset: np.ndarray, frames: np.ndarray) ->
         rows.append(here)
     # Back into the order that was asked for.
     return np.concatenate(parts)[np.argsort(np.concatenate(rows))]
+
+
+def _told(given: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """[size] bool: the slots that are asked for what their segment ends with."""
+    return _any([row for kind, row in given.items() if kind in WHOLE_SEGMENT], size)
+
+
+def _any(rows: list[np.ndarray], size: int) -> np.ndarray:
+    return np.any(rows, axis=0) if rows else np.zeros(size, bool)
 
 
 def _imitated_failure(segments: Segments, settings: DataConfig) -> np.ndarray:
