@@ -40,7 +40,7 @@ class Arguments:
     """Data sets the policy was trained on; without any it will forget what they taught."""
     output: str = "runs/finetuned"
     """Folder of the new run."""
-    new_share: float = 0.5
+    new_share: float = 0.25
     """Share of every batch that comes from the new data; the old gets the rest."""
     replay_stride: int = 4
     """Of the replay every n-th frame is learnt from (as in the first training: none is encoded again), of the new data

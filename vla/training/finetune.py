@@ -19,7 +19,7 @@ class FinetuneSettings:
     """Folder of the new run."""
     replay: list[str]
     """Data sets the policy was trained on; none risks forgetting."""
-    new_share: float = 0.5
+    new_share: float = 0.25
     """Share of every batch that comes from the new data; the replay gets the rest."""
     replay_stride: int = 4
     """Of the replay every n-th frame is learnt from, of the new data all."""
