@@ -6,7 +6,9 @@ W keyframes, V views, G numbers of a goal state, Y X pixels.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,25 +29,12 @@ class TaskIdentifier:
         return len(self.instruction)
 
     def to(self, device: torch.device) -> TaskIdentifier:
-        return replace(
-            self,
-            given={kind: given.to(device) for kind, given in self.given.items()},
-            number=None if self.number is None else self.number.to(device),
-            goal_state=None if self.goal_state is None else self.goal_state.to(device),
-            images={name: image.to(device) for name, image in self.images.items()},
-            features=None if self.features is None else self.features.to(device),
-        )
+        return _mapped(self, lambda tensor: tensor.to(device))
 
     def repeat(self, count: int) -> TaskIdentifier:
         """Every row `count` times in a row."""
-        return TaskIdentifier(
-            [text for text in self.instruction for _ in range(count)],
-            {kind: _repeat(given, count) for kind, given in self.given.items()},
-            None if self.number is None else _repeat(self.number, count),
-            None if self.goal_state is None else _repeat(self.goal_state, count),
-            {name: _repeat(image, count) for name, image in self.images.items()},
-            None if self.features is None else _repeat(self.features, count),
-        )
+        rows = _mapped(self, lambda tensor: tensor.repeat_interleave(count, dim=0))
+        return replace(rows, instruction=[text for text in self.instruction for _ in range(count)])
 
     def withheld(self) -> TaskIdentifier:
         """Nothing is asked for, in no row."""
@@ -63,29 +52,12 @@ class Observation:
     history_valid: Tensor | None = None  # [B, T] bool; False before the episode's first frame
 
     def to(self, device: torch.device) -> Observation:
-        return replace(
-            self,
-            state=self.state.to(device),
-            task=self.task.to(device),
-            images={name: image.to(device) for name, image in self.images.items()},
-            features=None if self.features is None else self.features.to(device),
-            history_valid=None if self.history_valid is None else self.history_valid.to(device),
-        )
-
+        return _mapped(self, lambda tensor: tensor.to(device))
 
     def repeat(self, count: int) -> Observation:
         """Every row `count` times in a row."""
-        return Observation(
-            _repeat(self.state, count),
-            self.task.repeat(count),
-            {name: _repeat(image, count) for name, image in self.images.items()},
-            None if self.features is None else _repeat(self.features, count),
-            None if self.history_valid is None else _repeat(self.history_valid, count),
-        )
-
-
-def _repeat(rows: Tensor, count: int) -> Tensor:
-    return rows.repeat_interleave(count, dim=0)
+        rows = _mapped(self, lambda tensor: tensor.repeat_interleave(count, dim=0))
+        return replace(rows, task=self.task.repeat(count))
 
 
 @dataclass
@@ -95,9 +67,6 @@ class Consequence:
     reward: Tensor  # [B] float32, discounted to the time of the observation
     discount: Tensor  # [B] float32: of what follows; 0 where the attempt was over
     after: Observation
-
-    def to(self, device: torch.device) -> Consequence:
-        return Consequence(self.reward.to(device), self.discount.to(device), self.after.to(device))
 
 
 @dataclass
@@ -116,15 +85,15 @@ class Batch:
     consequence: Consequence | None = None  # for a critic
 
     def to(self, device: torch.device) -> Batch:
-        return replace(
-            self,
-            observation=self.observation.to(device),
-            action=self.action.to(device),
-            valid=self.valid.to(device),
-            keyframes=self.keyframes.to(device),
-            stratum=self.stratum.to(device),
-            noise=self.noise.to(device),
-            time=self.time.to(device),
-            imitated=None if self.imitated is None else self.imitated.to(device),
-            consequence=None if self.consequence is None else self.consequence.to(device),
-        )
+        return _mapped(self, lambda tensor: tensor.to(device))
+
+
+def _mapped(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """A copy of a data class, or of a mapping, with every tensor in it changed; what else it holds stays."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: _mapped(entry, change) for key, entry in value.items()}
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{part.name: _mapped(getattr(value, part.name), change) for part in fields(value)})
+    return value

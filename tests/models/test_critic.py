@@ -12,11 +12,12 @@ import pytest
 import tiny
 import torch
 
-from vla.batch import Batch
+from vla.batch import Observation
 from vla.config import Config, ConfigError, CriticConfig, ModelConfig, parse_config
 from vla.data.batches import BatchSource, load_training_data
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
+from vla.data.observations import recorded_observation
 from vla.data.segments import Segments
 from vla.evaluation.ranking import auc, auc_interval, rank
 from vla.models.context import Context
@@ -104,6 +105,15 @@ def make_config(data: EpisodeDataset, **settings: Any) -> Config:
     }, "test")  # fmt: skip
 
 
+def find_frame(data: EpisodeDataset, observation: Observation, row: int) -> int:
+    """The frame that a row of a batch shows last, found by its picture and state."""
+    state, image = observation.state[row, -1].numpy(), observation.images["top"][row, -1].numpy()
+    for frame in np.flatnonzero((data.column("observation.state") == state).all(axis=1)):
+        if np.array_equal(data.frames("top", np.array([frame]))[0], image):
+            return int(frame)
+    raise AssertionError("no such frame")
+
+
 class TestConsequences:
     def test_failures_are_judged_and_not_imitated(self, recorded: EpisodeDataset) -> None:
         source = BatchSource(load_training_data(make_config(recorded)), make_config(recorded))
@@ -113,7 +123,8 @@ class TestConsequences:
             batch = source.batch(step)
             assert batch.consequence is not None and batch.imitated is not None
             for row in range(48):
-                segment, frame = self.place(batch, row, recorded, segments)
+                frame = find_frame(recorded, batch.observation, row)
+                [segment] = np.flatnonzero((segments.start <= frame) & (frame < segments.stop))
                 left = int(segments.stop[segment]) - 1 - frame
                 success = bool(segments.success[segment])
                 failures += not success
@@ -125,16 +136,6 @@ class TestConsequences:
                 np.testing.assert_array_equal(batch.consequence.after.state[row, 0], after)
                 assert batch.consequence.after.task.instruction == batch.observation.task.instruction
         assert failures > 20
-
-    def place(self, batch: Batch, row: int, data: EpisodeDataset, segments: Any) -> tuple[int, int]:
-        """(segment, frame) of a row, found by its picture and state."""
-        state = batch.observation.state[row, 0].numpy()
-        image = batch.observation.images["top"][row, 0].numpy()
-        for frame in np.flatnonzero((data.column("observation.state") == state).all(axis=1)):
-            if np.array_equal(data.frames("top", np.array([frame]))[0], image):
-                [segment] = np.flatnonzero((segments.start <= frame) & (frame < segments.stop))
-                return int(segment), int(frame)
-        raise AssertionError("no such frame")
 
     def test_without_a_critic_nothing_changes(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded)
@@ -215,6 +216,17 @@ class TestPolicy:
         first, second = rank(trained, recorded, 8), rank(loaded, recorded, 8)
         np.testing.assert_array_equal(first.worth, second.worth)
         assert first.successes + first.failures == 12 and 0 <= first.ci95[0] <= first.auc <= first.ci95[1] <= 1
+
+    def test_lookers_and_rankings_see_the_past_that_the_policy_sees(
+        self, encoders: dict[str, str], recorded: EpisodeDataset
+    ) -> None:
+        config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4},
+                                 model__history=3, model__instruction_dropout=0.0)  # fmt: skip
+        seen = BatchSource(load_training_data(config), config).batch(0).observation
+        frames = np.array([find_frame(recorded, seen, row) for row in range(8)])
+        again = recorded_observation(recorded, frames, seen.task.instruction, history=3)
+        assert torch.equal(again.state, seen.state) and torch.equal(again.history_valid, seen.history_valid)
+        assert torch.equal(again.images["top"], seen.images["top"])
 
     def test_imitation_is_what_it_was_without(self, encoders: dict[str, str], recorded: EpisodeDataset) -> None:
         """Of a batch of successes a policy learns the same from the same weights, critic or not."""

@@ -23,9 +23,8 @@ from vla.data.goals import draw_goals
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
-from vla.tasks.kinds import LANGUAGE, takes_state, views_of
+from vla.tasks.kinds import LANGUAGE, shows_goal, takes_state, views_of
 
-WHOLE_SEGMENT = {LANGUAGE, "task_id"}  # kinds that ask for what the segment ends with, not for a frame on the way
 Reader = Callable[[np.ndarray], np.ndarray]  # [n] frames -> [n, ...]
 LATEST_TIME = np.nextafter(np.float32(1), np.float32(0))  # rounding to float32 would reach 1 now and then
 
@@ -149,8 +148,8 @@ class BatchSource:
     ) -> Observation:
         """What is seen at `frame` [b], and asked for: what `goal` [b] shows."""
         past = frame[:, None] - np.arange(self._config.model.history)[::-1]  # [b, T]
-        exists = past >= self._episode_start(segment)[:, None]
-        past = np.maximum(past, self._episode_start(segment)[:, None])
+        earliest = self._episode_start(segment)[:, None]
+        exists, past = past >= earliest, np.maximum(past, earliest)
         dataset = self.data.segments.dataset[segment]
         return Observation(
             state=torch.from_numpy(self._gather(dataset, past, "observation.state")),
@@ -161,7 +160,7 @@ class BatchSource:
 
     def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
         """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
-        shown = _any([row for kind, row in given.items() if kind not in WHOLE_SEGMENT], len(segment))
+        shown = _any([row for kind, row in given.items() if shows_goal(kind)], len(segment))
         return self.data.segments.success[segment] | (shown & ~_told(given, len(segment)))
 
     def _consequence(
@@ -202,7 +201,7 @@ class BatchSource:
         segments, settings = self.data.segments, self._config.data
         frame = segments.start[segment] + self.data.stride[segment] * offset
         last = segments.stop[segment] - 1
-        if set(given) <= WHOLE_SEGMENT:
+        if not any(map(shows_goal, given)):
             return frame, last
         uniform = rng.random((len(frame), 1))
         goal = draw_goals(frame, last, settings.goals, uniform, settings.goal_discount)[:, 0]
@@ -300,7 +299,7 @@ def _read(readers: Sequence[Reader], dataset: np.ndarray, frames: np.ndarray) ->
 
 def _told(given: dict[str, np.ndarray], size: int) -> np.ndarray:
     """[size] bool: the slots that are asked for what their segment ends with."""
-    return _any([row for kind, row in given.items() if kind in WHOLE_SEGMENT], size)
+    return _any([row for kind, row in given.items() if not shows_goal(kind)], size)
 
 
 def _any(rows: list[np.ndarray], size: int) -> np.ndarray:

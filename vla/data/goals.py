@@ -1,7 +1,5 @@
 """Goals that are drawn in hindsight from what a trajectory reached later (HER, Andrychowicz et al. 2017).
 
-Imitation asks for the goal that the frames which follow do reach; a critic asks what an action is worth for any.
-
 Shapes: b queries, k goals for each, G numbers of a goal.
 """
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from vla.batch import Observation, TaskIdentifier
 from vla.data.episodes import EpisodeDataset
+from vla.data.observations import recorded_observation
 from vla.data.segments import Segments
 from vla.evaluation.statistics import Z95
 from vla.models.policy import VLAPolicy
@@ -82,19 +82,7 @@ def _quality(
 ) -> np.ndarray:
     """Q [n] of what was done from `frames` [n] on in an attempt that ended with frame `last`."""
     history, horizon = policy.config.model.history, policy.config.model.horizon
-    first = dataset.episodes.start[dataset.episodes.of(frames)]
-    past = frames[:, None] - np.arange(history)[::-1]
-    seen = np.maximum(past, first[:, None])
-    images = {
-        camera: torch.from_numpy(dataset.frames(camera, seen.ravel()).reshape(*seen.shape, *size, 3))
-        for camera, size in dataset.cameras.items()
-    }
-    observation = Observation(
-        state=torch.from_numpy(dataset.state(seen.ravel()).reshape(*seen.shape, -1)),
-        task=TaskIdentifier([instruction] * len(frames)),
-        images=images,
-        history_valid=torch.from_numpy(past >= first[:, None]) if history > 1 else None,
-    )
+    observation = recorded_observation(dataset, frames, [instruction] * len(frames), history)
     chunk = np.minimum(frames[:, None] + np.arange(horizon), last)
     actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
     assert policy.critic is not None

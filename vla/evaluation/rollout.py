@@ -14,12 +14,12 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from vla.models.observe import Goal
+from vla.tasks.kinds import views_of
 
 # In words, or (nothing being said) by what an expert made of the scene: its last picture or state, or a video of it.
 Prompt = Literal["right", "other", "empty", "held_out", "goal_image", "goal_state", "video"]
 PROMPTS: tuple[Prompt, ...] = ("right", "other", "empty", "held_out")
 SHOWN: tuple[Prompt, ...] = ("goal_image", "goal_state", "video")
-VIDEO_VIEWS = 4
 Combinations = Literal["all", "train", "held_out"]
 ENVIRONMENT_STATE, STATE = "observation.environment_state", "observation.state"
 
@@ -283,6 +283,7 @@ def _goal(case: Case, suite: Suite, cameras: Mapping[str, Sequence[int]]) -> Goa
     if case.prompt == "goal_state":
         return Goal(state=states[-1])
     if case.prompt == "video":
-        way = np.round((len(states) - 1) * np.arange(1, VIDEO_VIEWS + 1) / VIDEO_VIEWS).astype(int)
+        views = views_of(["video"])
+        way = np.round((len(states) - 1) * np.arange(1, views + 1) / views).astype(int)
         return Goal(images=suite.views(states[way], cameras))
     return Goal(images={camera: views[0] for camera, views in suite.views(states[-1:], cameras).items()})

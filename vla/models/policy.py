@@ -208,10 +208,15 @@ class VLAPolicy(PreTrainedModel):
             features[camera] = rearrange(flat, "(b t) f -> b t f", b=len(images))
         return features
 
+    def _encoded(self, observation: Observation) -> Observation:
+        """The same with features in place of images, for what is read more than once."""
+        return replace(observation, features=torch.cat(list(self._features(observation).values()), dim=-1), images={})
+
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
         keyframes = self.normalize_state(batch.keyframes)
-        context = self.read(batch.observation, nearest_to(keyframes))
+        seen = batch.observation if self.critic is None else self._encoded(batch.observation)
+        context = self.read(seen, nearest_to(keyframes))
         action = self.normalize_action(_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
@@ -220,14 +225,14 @@ class VLAPolicy(PreTrainedModel):
         sums = sums + self.config.model.keyframe_weight * surprise * counts
         if self.critic is None:
             return sums, counts
-        weight, missed = self._judge(self.critic, batch, action)
+        weight, missed = self._judge(self.critic, seen, batch, action)
         return weight * sums + missed * counts, counts
 
-    def _judge(self, critic: Critic, batch: Batch, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor) -> tuple[Tensor, Tensor]:
         """How much imitating each normalised action [B, H, A] is worth, and the critic's own loss: [B] each."""
         assert batch.consequence is not None
         with torch.no_grad():  # as when acting: without knowing what came after
-            before, after = self.read(batch.observation), self.read(batch.consequence.after)
+            before, after = self.read(seen), self.read(batch.consequence.after)
         missed = critic.loss(before, action, batch.consequence.reward, batch.consequence.discount, after)
         weight = torch.ones_like(missed) if batch.imitated is None else batch.imitated.to(missed)
         if critic.settings.advantage_temperature is not None:
@@ -311,7 +316,7 @@ class VLAPolicy(PreTrainedModel):
         if self.critic is None:
             raise ValueError("the policy has no critic to choose among candidates; train one with model.critic")
         count = noise.shape[1]
-        seen = replace(observation, features=torch.cat(list(self._features(observation).values()), dim=-1), images={})
+        seen = self._encoded(observation)
         chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, drawn_by(chance))
         chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
         best = self.critic.quality(self.read(seen), self.normalize_action(chunks)).argmax(dim=1)

@@ -56,6 +56,7 @@ class Kind(nn.Module):
 
     views: ClassVar[int] = 0  # pictures it takes, evenly from now (left out) to the goal (included)
     state: ClassVar[bool] = False  # whether it takes the state at the goal
+    shows_goal: ClassVar[bool] = True  # a frame that is to be reached; words and numbers ask for a segment's end
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -66,6 +67,8 @@ class Kind(nn.Module):
 
 class TaskNumber(Kind):
     """A token for each task of the policy's list."""
+
+    shows_goal = False
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
@@ -132,6 +135,11 @@ KINDS: dict[str, type[Kind]] = {
     "goal_image": GoalImage,
     "video": Video,
 }
+
+
+def shows_goal(kind: str) -> bool:
+    """Whether the kind asks for a frame to be reached, which may come before its segment's end."""
+    return kind != LANGUAGE and KINDS[kind].shows_goal
 
 
 def views_of(kinds: Sequence[str]) -> int:

@@ -20,8 +20,8 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor
 
-from vla.batch import Observation, TaskIdentifier
 from vla.data.episodes import EpisodeDataset
+from vla.data.observations import recorded_observation
 from vla.data.segments import Segments, shared_strings
 from vla.models.policy import VLAPolicy
 from vla.models.pretrained import LOADING_ERRORS, EncoderError, resolve
@@ -54,10 +54,9 @@ class CriticLooker:
     @torch.no_grad()
     def scores(self, dataset: EpisodeDataset, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
         self._policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim)
-        images = {camera: torch.from_numpy(dataset.frames(camera, frames)[:, None]) for camera in dataset.cameras}
-        state = torch.from_numpy(dataset.state(frames)[:, None])
-        seen = Observation(state, TaskIdentifier(list(instructions)), images).to(self._policy.device)
-        return torch.logit(self._critic.value(self._policy.read(seen)), eps=1e-6).double().cpu().numpy()
+        seen = recorded_observation(dataset, frames, instructions, self._policy.config.model.history)
+        value = self._critic.value(self._policy.read(seen.to(self._policy.device)))
+        return torch.logit(value, eps=1e-6).double().cpu().numpy()
 
 
 class TwoTowerLooker:
@@ -186,9 +185,12 @@ def label_by_looking(
     """
     recorded = Segments.load(dataset)
     recorded = recorded.select(recorded.source != SOURCE)
-    episode, wordings = np.repeat(np.arange(dataset.num_episodes), candidates), np.array(list(tasks), dtype=object)
-    draws = [np.random.default_rng([seed, number]).integers(len(wordings), size=candidates)
-             for number in range(dataset.num_episodes)]  # fmt: skip
+    wordings = np.array(list(tasks), dtype=object)
+    draws = [  # a wording that is drawn twice is looked for once
+        list(dict.fromkeys(np.random.default_rng([seed, number]).integers(len(wordings), size=candidates).tolist()))
+        for number in range(dataset.num_episodes)
+    ]
+    episode = np.repeat(np.arange(dataset.num_episodes), [len(drawn) for drawn in draws])
     instruction = wordings[np.concatenate(draws)]
     asked = Segments(
         dataset=np.zeros(len(episode), np.int64),
@@ -207,10 +209,7 @@ def label_by_looking(
         embodiment=shared_strings([dataset.embodiment] * len(episode)),
     )
     chance = calibration.chance(*score_attempts(looker, dataset, asked, progress))
-    keys = np.array([f"{number} {text}" for number, text in zip(episode, instruction, strict=True)])
-    once = np.zeros(len(keys), bool)
-    once[np.unique(keys, return_index=True)[1]] = True
-    return Segments.concatenate([recorded, asked.select(once & (chance >= calibration.accept))])
+    return Segments.concatenate([recorded, asked.select(chance >= calibration.accept)])
 
 
 def _logistic(features: np.ndarray, success: np.ndarray) -> tuple[float, float, float]:

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -174,15 +174,12 @@ class _Labeller:
         return pa.table([pa.array(c, f.type) for c, f in zip(columns, SCHEMA, strict=True)], schema=SCHEMA)
 
     def _rows(self, begin: int, end: int) -> Iterator[tuple[Any, ...]]:
-        number, done = begin, list[Sequence[Any]]()
+        done: dict[int, list[Sequence[Any]]] = defaultdict(list)
         for episode, *attempt in achieved(self._dataset, self._grammar, self._families, begin, end):
-            while number < episode:
-                yield from self._rows_of(number, done)
-                number, done = number + 1, []
-            done.append(attempt)
-        for rest in range(number, end):
-            yield from self._rows_of(rest, done)
-            done = []
+            done[episode].append(attempt)
+        # An episode that achieved nothing has a row only where it is asked what it missed.
+        for episode in range(begin, end) if self._settings.misses else sorted(done):
+            yield from self._rows_of(episode, done[episode])
 
     def _rows_of(self, episode: int, done: Sequence[Sequence[Any]]) -> Iterator[tuple[Any, ...]]:
         """Of an episode that `done` (start, stop, outcome) was achieved in."""
