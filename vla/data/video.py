@@ -23,13 +23,15 @@ from vla.data.errors import DatasetError
 
 # Ticks of a frame in files we write; the usual mp4 time base, and LeRobot's.
 FRAME_TICKS = 1024
-# H.264 with full chroma. Measured on Tabletop at 128x128, crf 18, one core: mean absolute error 0.55 of 255 (3.3 on
-# coloured pixels) in 640 bytes a frame, 2,000 frames/s. Halved chroma (yuv420p) has 1.9 (8.1) in as many bytes. AV1 as
+# H.264 with full chroma. Measured on Tabletop at 128x128, crf 18, one core: mean absolute error 0.4 of 255 (2.5 on
+# coloured pixels) in 820 bytes a frame, 3,500 frames/s. Halved chroma (yuv420p) has 1.7 (7.5) in as many bytes. AV1 as
 # LeRobot sets it was no better than that, at under a third of the speed.
 ENCODER, CODEC, PIXEL_FORMAT, PRESET = "libx264", "h264", "yuv444p", "veryfast"
-# A search for motion finer than a pixel would take a third of the time and save 5 % space; finer chroma costs 3 %.
-TUNING = "subme=0:chroma-qp-offset=-1"
-# Keeps random access short; 2 would cost 28 % more space, 8 would save 15 %.
+# A search for motion finer than a pixel would take a quarter of the time and save 11 % space; finer chroma costs 2 %.
+# Macroblock trees would save 12 % at equal error, but x264 grows them from memory it never set: about one clip in a
+# hundred of 32x32 pixels came out with other bytes, depending on what the process had done before.
+TUNING = "subme=0:chroma-qp-offset=-1:mbtree=0"
+# Keeps random access short; 2 would cost 36 % more space, 8 would save 17 %.
 KEYFRAME_INTERVAL = 4
 # Reading on costs less than seeking as long as the next wanted frame is nearer than this.
 SEEK_DISTANCE = 16
