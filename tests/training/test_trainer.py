@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from vla.batch import Batch
-from vla.config import Config, ConfigError
+from vla.config import Config, ConfigError, CriticConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
 from vla.models.policy import VLAPolicy
@@ -341,6 +341,15 @@ class TestStartingPoint:
         source = train(config("first"))
         with pytest.raises(ConfigError, match=r"model\.width is 64, there 32\. Leave the section `model` out"):
             train(config("second", init_from=str(source), model__width=64))
+
+    def test_a_critic_may_be_new(self, config: MakeConfig) -> None:
+        source = train(config("first"))
+        old = VLAPolicy.from_pretrained(source)
+        assert old.critic is None
+        policy = VLAPolicy.from_pretrained(train(config("second", init_from=str(source), model__critic={"layers": 1})))
+        assert policy.critic is not None and policy.config.model.critic == CriticConfig(layers=1)
+        with pytest.raises(ConfigError, match=r"model\.critic\.layers is 2, there 1"):
+            train(config("third", init_from=str(source.parent.parent / "second"), model__critic={"layers": 2}))
 
     def test_new_data_may_reach_farther(self, config: MakeConfig) -> None:
         source = train(config("first"))

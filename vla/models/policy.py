@@ -25,7 +25,7 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from vla.batch import Batch, Observation, TaskIdentifier
-from vla.config import ModelConfig
+from vla.config import CriticConfig, ModelConfig
 from vla.models.context import Context, ContextReader
 from vla.models.critic import Critic
 from vla.models.head import DiffusionHead
@@ -169,6 +169,11 @@ class VLAPolicy(PreTrainedModel):
         policy.text.tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         policy._freeze()
         return policy.eval()
+
+    def add_critic(self, settings: CriticConfig) -> None:
+        """A fresh critic beside a policy that has none."""
+        self.config.architecture = {**self.config.architecture, "critic": settings.model_dump(mode="json")}
+        self.critic = Critic(self.config.model, settings, self.config.action_dim)
 
     def _freeze(self) -> None:
         model = self.config.model

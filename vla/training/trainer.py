@@ -406,6 +406,8 @@ def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     torch.manual_seed(config.training.seed)
     if config.init_from is not None:
         policy = VLAPolicy.from_pretrained(config.init_from)
+        if policy.critic is None and config.model.critic is not None:
+            policy.add_critic(config.model.critic)
         policy.check_layout(data.datasets[0].cameras, data.datasets[0].state_dim, data.datasets[0].action_dim)
         # Known tasks keep their numbers.
         policy.config.tasks += sorted(set(data.segments.task) - set(policy.config.tasks))
@@ -464,6 +466,8 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
 def _checked(config: Config) -> Config:
     """The configuration as it will be followed: a policy to start from brings its architecture along.
 
+    A critic may be new, because nothing that the policy does depends on it.
+
     Raises:
         ConfigError: settings contradict each other.
     """
@@ -474,9 +478,12 @@ def _checked(config: Config) -> Config:
     if config.init_from is None:
         return config
     kept = VLAConfig.from_pretrained(policy_folder(config.init_from)).model
-    if "model" in config.model_fields_set and config.model != kept:
-        ours, theirs = _flat(config.model.model_dump(mode="json")), _flat(kept.model_dump(mode="json"))
-        changed = [f"model.{key} is {ours[key]!r}, there {theirs[key]!r}" for key in ours if ours[key] != theirs[key]]
+    if kept.critic is None:
+        kept = kept.model_copy(update={"critic": config.model.critic})
+    asked = _flat(config.model.model_dump(mode="json", exclude_unset=True))
+    theirs = _flat(kept.model_dump(mode="json"))
+    if changed := [f"model.{key} is {value!r}, there {theirs.get(key)!r}"
+                   for key, value in asked.items() if value != theirs.get(key)]:  # fmt: skip
         raise ConfigError(
             f"init_from {config.init_from} keeps its architecture, which differs: {', '.join(changed)}. "
             "Leave the section `model` out."
