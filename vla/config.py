@@ -58,6 +58,9 @@ class DataConfig(Section):
     one, any, or one that is near in a geometric distribution."""
     goal_discount: float = Field(default=0.98, gt=0, lt=1)
     """Of the geometric distribution."""
+    goal_tolerance: float = Field(default=0.05, ge=0)
+    """A goal state is reached within this distance (Euclidean, units of the column): an attempt is over then for a
+    critic, whatever the recording went on to do."""
     cache_features: bool = True
     """Keep the tokens of a frozen vision encoder on disk. Changes speed, never a number."""
 

@@ -147,6 +147,27 @@ class TestConsequences:
         config = make_config(recorded, only_success=False)
         assert BatchSource(load_training_data(config), config).batch(0).imitated.all()
 
+    def test_a_goal_state_is_reached_where_the_recording_first_comes_near(self, recorded: EpisodeDataset) -> None:
+        config = make_config(recorded, goal_tolerance=0.05)
+        kinds = config.model.model_copy(update={"task_kinds": ["goal_state"], "instruction_dropout": 0.0})
+        config = config.model_copy(update={"model": kinds})
+        source = BatchSource(load_training_data(config), config)
+        segments, states = source.data.segments, recorded.column("observation.environment_state")
+        early = 0
+        for step in range(4):
+            batch = source.batch(step)
+            assert batch.consequence is not None
+            for row in range(48):
+                frame = find_frame(recorded, batch.observation, row)
+                [segment] = np.flatnonzero((segments.start <= frame) & (frame < segments.stop))
+                last = int(segments.stop[segment]) - 1
+                distance = np.linalg.norm(states[frame : last + 1].astype(float) - states[last], axis=1)
+                left = int((distance <= 0.05).argmax())
+                early += left < min(4, last - frame)
+                assert float(batch.consequence.reward[row]) == pytest.approx(0.9**left if left <= 4 else 0)
+                assert float(batch.consequence.discount[row]) == pytest.approx(0.9**4 if left > 4 else 0)
+        assert early > 10
+
     def test_what_is_said_to_be_missed_is_never_imitated(self, recorded: EpisodeDataset, tmp_path: Path) -> None:
         data = EpisodeDataset(shutil.copytree(recorded.root, tmp_path / "data"))
         found = relabel(data, RelabelSettings(misses=2))

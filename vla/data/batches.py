@@ -19,7 +19,7 @@ from vla.config import Config, DataConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
-from vla.data.goals import draw_goals
+from vla.data.goals import draw_goals, goal_reward
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
@@ -160,8 +160,7 @@ class BatchSource:
 
     def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
         """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
-        shown = _any([row for kind, row in given.items() if shows_goal(kind)], len(segment))
-        return self.data.segments.success[segment] | (shown & ~_told(given, len(segment)))
+        return self.data.segments.success[segment] | _shown(given, len(segment))
 
     def _consequence(
         self,
@@ -174,15 +173,29 @@ class BatchSource:
         """What comes of the actions that the critic judges, in slots [b]."""
         critic = self._config.model.critic
         assert critic is not None
-        after = np.minimum(frame + critic.actions, last)
-        over = after == last
-        reward = np.where(over & reached, critic.discount ** (last - frame), 0.0)
+        end = self._reaching(segment, frame, last, given, critic.actions)
+        after = np.minimum(frame + critic.actions, end)
+        over = after == end
+        reward = np.where(over & reached, critic.discount ** (end - frame), 0.0)
         discount = np.where(over, 0.0, critic.discount ** (after - frame))
         return Consequence(
             torch.from_numpy(reward.astype(np.float32)),
             torch.from_numpy(discount.astype(np.float32)),
             self._observation(segment, after, last, given),
         )
+
+    def _reaching(
+        self, segment: np.ndarray, frame: np.ndarray, last: np.ndarray, given: dict[str, np.ndarray], ahead: int
+    ) -> np.ndarray:
+        """[b]: the first of the next frames that is in the state of a drawn goal, else `last`, which is the goal."""
+        if not takes_state(self._config.model.task_kinds):
+            return last
+        way = np.minimum(frame[:, None] + np.arange(ahead + 1), last[:, None])
+        states = self._gather(self.data.segments.dataset[segment], np.append(way, last[:, None], axis=1),
+                              self._config.model.goal_state)  # fmt: skip
+        _, done = goal_reward(states[:, :-1], states[:, -1:], tolerance=self._config.data.goal_tolerance)
+        there = way[np.arange(len(way)), done.argmax(axis=1)]
+        return np.where(done.any(axis=1) & _shown(given, len(segment)), there, last)
 
     def _given(self, rng: np.random.Generator, told: np.ndarray) -> dict[str, np.ndarray]:
         """Which kinds of task identifiers each slot gets, [B] bool each; none where it isn't `told` [B] anything."""
@@ -300,6 +313,11 @@ def _read(readers: Sequence[Reader], dataset: np.ndarray, frames: np.ndarray) ->
 def _told(given: dict[str, np.ndarray], size: int) -> np.ndarray:
     """[size] bool: the slots that are asked for what their segment ends with."""
     return _any([row for kind, row in given.items() if not shows_goal(kind)], size)
+
+
+def _shown(given: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """[size] bool: the slots that are asked for nothing but a goal drawn from their own frames."""
+    return _any([row for kind, row in given.items() if shows_goal(kind)], size) & ~_told(given, size)
 
 
 def _any(rows: list[np.ndarray], size: int) -> np.ndarray:
