@@ -28,17 +28,19 @@ from vla.tasks.audit import audit
 from vla.tasks.relabel import RelabelSettings, relabel
 from vla.training.trainer import train
 
-H, A, D = 8, 2, 32
+H, A, D, R, S = 8, 2, 32, 2, 3
 
 
 def make_critic(**settings: Any) -> Critic:
     torch.manual_seed(0)
-    return Critic(ModelConfig(width=D, heads=2, horizon=H), CriticConfig(**{"actions": 4, "layers": 1, **settings}), A)
+    model = ModelConfig(width=D, heads=2, horizon=H, references=R)
+    return Critic(model, CriticConfig(**{"actions": 4, "layers": 1, **settings}), S, A)
 
 
-def context_of(tokens: torch.Tensor) -> Context:
+def context_of(tokens: torch.Tensor, named: torch.Tensor | None = None) -> Context:
     guess = Guess(torch.zeros(len(tokens), 1, 1), torch.zeros(len(tokens), 1, 1, 1), torch.ones(1))
-    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess)
+    named = torch.zeros(len(tokens), R, S) if named is None else named
+    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess, torch.zeros(len(tokens), S), named)
 
 
 class TestCritic:
@@ -48,6 +50,14 @@ class TestCritic:
         critic.loss(context_of(tokens), torch.randn(5, H, A), half, half, context_of(tokens)).sum().backward()
         assert tokens.grad is None
         assert all(p.grad is not None for name, p in critic.named_parameters() if "norms" not in name)
+
+    def test_it_knows_where_the_named_things_are(self) -> None:
+        critic, tokens, named = make_critic(), torch.randn(2, 3, D), torch.randn(2, R, S)
+        value = critic.value(context_of(tokens, named))
+        moved = named.clone()
+        moved[1, 0] += 0.5
+        changed = critic.value(context_of(tokens, moved)) != value
+        assert changed.tolist() == [False, True]
 
     def test_only_the_judged_actions_count(self) -> None:
         critic, context, chunk = make_critic(), context_of(torch.randn(3, 2, D)), torch.randn(3, 1, H, A)

@@ -97,8 +97,8 @@ class TestPointer:
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         mask = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.5
         spoilt = replace(cells, shows=cells.shows.masked_fill(~mask[:, :, None], 7.0), mask=mask)
-        _, guess = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, seen, likeliest)
-        _, other = pointer(words, words_mask, words, words_mask, spoilt, now, seen, likeliest)
+        _, guess, _ = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, seen, likeliest)
+        _, other, _ = pointer(words, words_mask, words, words_mask, spoilt, now, seen, likeliest)
         torch.testing.assert_close(other.log_weight, guess.log_weight)
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
@@ -108,9 +108,9 @@ class TestPointer:
         pointer, (words, words_mask, cells, now, seen) = make_pointer()
         for absolute in (pointer.choice.where, pointer.phase[0]):
             absolute.weight.data.zero_()
-        _, guess = pointer(words, words_mask, words, words_mask, cells, now, seen, likeliest)
+        _, guess, _ = pointer(words, words_mask, words, words_mask, cells, now, seen, likeliest)
         elsewhere = replace(cells, states=cells.states + 0.3)
-        _, moved = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, seen, likeliest)
+        _, moved, _ = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, seen, likeliest)
         torch.testing.assert_close(moved.log_weight[:, 0], guess.log_weight[:, 0], atol=1e-4, rtol=0)
 
     def test_named_things_are_found_wherever_they_lie(self) -> None:
@@ -151,7 +151,7 @@ def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, to
 def call(pointer: Pointer, arguments: tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor, torch.Tensor],
          truth: torch.Tensor | None = None) -> tuple[torch.Tensor, Guess]:
     """With words and nothing else."""
-    return pointer(*arguments[:2], *arguments, likeliest if truth is None else nearest_to(truth))
+    return pointer(*arguments[:2], *arguments, likeliest if truth is None else nearest_to(truth))[:2]
 
 
 def test_calibration_does_not_depend_on_what_memory_held_before() -> None:

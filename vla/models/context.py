@@ -37,6 +37,8 @@ class Context:
     tokens: Tensor  # [B, M, D]
     mask: Tensor  # [B, M] bool, True where there is a token
     keyframes: Guess  # where the motion leads to
+    state: Tensor  # [B, S] the robot's now, normalised
+    named: Tensor  # [B, R, S] where the things lie that the words name
 
 
 class ContextReader(nn.Module):
@@ -85,13 +87,14 @@ class ContextReader(nn.Module):
         scene = Scene(contents, self.images.contents(views) if views else None, goal)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
         cells = self.images(contents, history_valid, wanted)
-        pointed, guess = self.pointer(words, text_mask, asked, asked_mask, cells, state[:, -1], self.seen, choose)
+        now = state[:, -1]
+        pointed, guess, named = self.pointer(words, text_mask, asked, asked_mask, cells, now, self.seen, choose)
         tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:
             tokens = block(tokens, asked, torch.cat([exists, asked_mask], dim=1), cells)
         mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), asked_mask], dim=1)
-        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess)
+        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess, now, named)
 
     def _asked(self, words: Tensor, text_mask: Tensor, task: TaskIdentifier,
                scene: Scene) -> tuple[Tensor, Tensor, Tensor | None]:

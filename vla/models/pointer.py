@@ -128,7 +128,7 @@ class Pointer(nn.Module):
         self.place = nn.Linear(2 * feature_size(state_dim), width)
 
     def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
-                seen: Tensor, choose: Choose) -> tuple[Tensor, Guess]:
+                seen: Tensor, choose: Choose) -> tuple[Tensor, Guess, Tensor]:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
@@ -137,7 +137,8 @@ class Pointer(nn.Module):
             choose: what is built on for a keyframe, of all that the guess about it allows.
 
         Returns:
-            Tokens [B, W, D], each with what it points at and where that is, and the guess.
+            Tokens [B, W, D], each with what it points at and where that is; the guess; and where the things lie that
+            the references picked, [B, R, S].
         """
         likeness, share = self.references(words, words_mask, cells)
         between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
@@ -155,7 +156,8 @@ class Pointer(nn.Module):
             guesses.append(guess)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
-        return torch.stack(tokens, dim=1), Guess(log_weight, state, seen)
+        named = einsum(share, cells.states * seen, "b r n, n s -> b r s")
+        return torch.stack(tokens, dim=1), Guess(log_weight, state, seen), named
 
     def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor) -> Tensor:
         """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""

@@ -96,7 +96,7 @@ class VLAPolicy(PreTrainedModel):
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
         self.reader = ContextReader(model, grids, self.text.channels, config.state_dim, config.goal_dim)
         self.head = DiffusionHead(model, config.action_dim)
-        self.critic = None if model.critic is None else Critic(model, model.critic, config.action_dim)
+        self.critic = None if model.critic is None else Critic(model, model.critic, config.state_dim, config.action_dim)
         self.normalize_state = Normalizer(config.state_dim)
         self.normalize_action = Normalizer(config.action_dim)
         if config.goal_dim:
@@ -173,7 +173,7 @@ class VLAPolicy(PreTrainedModel):
     def add_critic(self, settings: CriticConfig) -> None:
         """A fresh critic beside a policy that has none."""
         self.config.architecture = {**self.config.architecture, "critic": settings.model_dump(mode="json")}
-        self.critic = Critic(self.config.model, settings, self.config.action_dim)
+        self.critic = Critic(self.config.model, settings, self.config.state_dim, self.config.action_dim)
 
     def _freeze(self) -> None:
         model = self.config.model
