@@ -82,7 +82,7 @@ class TestCritic:
         optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
         generator = torch.Generator().manual_seed(1)
         places, chunks = torch.randn(5, 1, D, generator=generator), torch.randn(2, H, A, generator=generator)
-        for _ in range(500):
+        for _ in range(800):
             place = torch.randint(0, 4, (64,), generator=generator)
             action = torch.randint(0, 2, (64,), generator=generator)
             reward = ((place == 3) & (action == 0)).float() * 0.8
