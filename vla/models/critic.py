@@ -18,6 +18,7 @@ Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,16 +28,17 @@ from torch import Tensor, nn
 
 from vla.config import CriticConfig, ModelConfig
 from vla.models.context import Context
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import HeadBlock
 
 
 class Critic(nn.Module):
-    def __init__(self, config: ModelConfig, settings: CriticConfig, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, settings: CriticConfig, embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         self.settings = settings
         self.situation = Judge(config, settings.layers, 1)
         self.chunk = Judge(config, settings.layers, 2)  # the lesser of two opinions counts (Fujimoto et al. 2018)
-        self.action_in = nn.Linear(action_dim, config.width)
+        self.action_in = Adapters(embodiments, lambda robot: nn.Linear(robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
 
     def value(self, context: Context) -> Tensor:
@@ -79,7 +81,8 @@ class Critic(nn.Module):
 
     def _opinions(self, context: Context, chunks: Tensor) -> Tensor:
         """Logits [B, K, 2]."""
-        return self.chunk(self.action_in(chunks[:, :, : self.settings.actions]) + self.position, context)
+        judged = self.action_in[context.embodiment](chunks[:, :, : self.settings.actions])
+        return self.chunk(judged + self.position, context)
 
 
 class Judge(nn.Module):
