@@ -35,10 +35,11 @@ class DataConfig(Section):
     """What is learnt from, and how much of each."""
 
     datasets: list[str] = Field(min_length=1)
-    """LeRobot v3.0 data sets (folders). All share cameras, state and action layout."""
+    """LeRobot v3.0 data sets (folders). All share cameras; those of one embodiment (robot_type) also state and action
+    layout, which may differ from those of another."""
     dataset_shares: list[float] | None = None
     """Share of the batch each data set gets, in their order; by default only `weights` decides."""
-    stratify_by: Literal["task", "instruction", "source", "dataset", "none"] = "task"
+    stratify_by: Literal["task", "instruction", "source", "dataset", "embodiment", "none"] = "task"
     """Column of the segment table that a batch is balanced over; `none` draws frames uniformly (naive sampling)."""
     weights: Literal["uniform", "power"] | dict[str, float] = "uniform"
     """Shares of the strata: equal, proportional to frames^`power`, or explicit (relative) by name."""

@@ -22,6 +22,7 @@ from vla.data.segments import Segments
 from vla.evaluation.ranking import auc, auc_interval, rank
 from vla.models.context import Context
 from vla.models.critic import Critic
+from vla.models.embodiment import Embodiment
 from vla.models.pointer import Guess
 from vla.models.policy import VLAPolicy
 from vla.tasks.audit import audit
@@ -33,8 +34,10 @@ H, A, D, R, S = 8, 2, 32, 2, 3
 
 def make_critic(**settings: Any) -> Critic:
     torch.manual_seed(0)
+    settings = {"actions": 4, "layers": 1, **settings}
+    robot = Embodiment("robot", state_dim=S, action_dim=A, fps=10)
     model = ModelConfig(width=D, heads=2, horizon=H, references=R)
-    return Critic(model, CriticConfig(**{"actions": 4, "layers": 1, **settings}), S, A)
+    return Critic(model, CriticConfig(**settings), [robot])
 
 
 def context_of(tokens: torch.Tensor, named: torch.Tensor | None = None) -> Context:
@@ -130,7 +133,7 @@ class TestConsequences:
         segments = source.data.segments
         failures = 0
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             assert batch.consequence is not None and batch.imitated is not None
             for row in range(48):
                 frame = find_frame(recorded, batch.observation, row)
@@ -150,12 +153,12 @@ class TestConsequences:
     def test_without_a_critic_nothing_changes(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded)
         plain = config.model_copy(update={"model": config.model.model_copy(update={"critic": None})})
-        batch = BatchSource(load_training_data(plain), plain).batch(0)
+        batch = BatchSource(load_training_data(plain), plain).batches(0)[0]
         assert batch.imitated is None and batch.consequence is None
 
     def test_all_are_imitated_if_failures_are_not_left_out(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded, only_success=False)
-        assert BatchSource(load_training_data(config), config).batch(0).imitated.all()
+        assert BatchSource(load_training_data(config), config).batches(0)[0].imitated.all()
 
     def test_a_goal_state_is_reached_where_the_recording_first_comes_near(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded, goal_tolerance=0.05)
@@ -165,7 +168,7 @@ class TestConsequences:
         segments, states = source.data.segments, recorded.column("observation.environment_state")
         early = 0
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             assert batch.consequence is not None
             for row in range(48):
                 frame = find_frame(recorded, batch.observation, row)
@@ -190,7 +193,7 @@ class TestConsequences:
         assert (source.data.segments.source == "missed").any()
         asked = set(segments.instruction[missed]) - set(segments.instruction[~missed])
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             for text, imitated in zip(batch.observation.task.instruction, batch.imitated, strict=True):
                 assert not (text in asked and imitated)
         plain = config.model_copy(update={"model": config.model.model_copy(update={"critic": None})})
@@ -232,7 +235,7 @@ class TestPolicy:
             trained.critic.quality = judge  # type: ignore[method-assign]
         [chunks] = chosen
         assert chunks.shape == (1, 6, 8, 3) and len(torch.unique(chunks[0].flatten(1), dim=0)) == 6
-        candidates = trained.normalize_action.inverse(chunks)[0].numpy()
+        candidates = trained.normalize_action[0].inverse(chunks)[0].numpy()
         np.testing.assert_allclose(candidates[0], one, atol=1e-5)  # the first is what it does anyway
         np.testing.assert_allclose(best, candidates[chunks[0, ..., 0].sum(dim=-1).argmax()], atol=1e-5)
 
@@ -253,7 +256,7 @@ class TestPolicy:
     ) -> None:
         config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4},
                                  model__history=3, model__instruction_dropout=0.0)  # fmt: skip
-        seen = BatchSource(load_training_data(config), config).batch(0).observation
+        seen = BatchSource(load_training_data(config), config).batches(0)[0].observation
         frames = np.array([find_frame(recorded, seen, row) for row in range(8)])
         again = recorded_observation(recorded, frames, seen.task.instruction, history=3)
         assert torch.equal(again.state, seen.state) and torch.equal(again.history_valid, seen.history_valid)
@@ -263,13 +266,14 @@ class TestPolicy:
         """Of a batch of successes a policy learns the same from the same weights, critic or not."""
         config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4},
                                  model__instruction_dropout=0.0)  # fmt: skip
-        batch = BatchSource(load_training_data(config), config).batch(0)
+        batch = BatchSource(load_training_data(config), config).batches(0)[0]
         batch = replace(batch, imitated=torch.ones(8, dtype=torch.bool))
         gradients = []
+        robot = Embodiment(recorded.embodiment, recorded.state_dim, recorded.action_dim, recorded.fps)
         for critic in (None, config.model.critic):
             torch.manual_seed(0)
             policy = VLAPolicy.build(config.model.model_copy(update={"critic": critic}), cameras={"top": (64, 64)},
-                                     state_dim=recorded.state_dim, action_dim=3, fps=10)  # fmt: skip
+                                     embodiments=[robot])  # fmt: skip
             policy.load_state_dict(gradients[0][1] if gradients else policy.state_dict(), strict=False)
             policy(batch)[0].sum().backward()
             gradients.append((policy.reader.latents.grad.clone(), policy.state_dict()))

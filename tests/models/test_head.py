@@ -10,6 +10,7 @@ import torch
 from vla.config import DiffusionConfig, ModelConfig
 from vla.data.batches import LATEST_TIME
 from vla.models.context import Context
+from vla.models.embodiment import Embodiment
 from vla.models.head import DiffusionHead, inference_scheduler
 from vla.models.pointer import Guess
 
@@ -24,7 +25,7 @@ def make_head(objective: str, sampler: str, prediction: str, inference_steps: in
         objective=objective, sampler=sampler, prediction=prediction, inference_steps=inference_steps
     )
     config = ModelConfig(width=D, heads=2, head_layers=1, horizon=H, actions_per_token=2, diffusion=diffusion)
-    return DiffusionHead(config, A)
+    return DiffusionHead(config, [Embodiment("robot", state_dim=1, action_dim=A, fps=10)])
 
 
 def make_context() -> Context:

@@ -19,6 +19,7 @@ Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -28,18 +29,19 @@ from torch import Tensor, nn
 
 from vla.config import CriticConfig, ModelConfig
 from vla.models.context import Context
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import HeadBlock
 from vla.models.pointer import feature_size, features
 
 
 class Critic(nn.Module):
-    def __init__(self, config: ModelConfig, settings: CriticConfig, state_dim: int, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, settings: CriticConfig, embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         self.settings = settings
         self.situation = Judge(config, settings.layers, 1)
         self.chunk = Judge(config, settings.layers, 2)  # the lesser of two opinions counts (Fujimoto et al. 2018)
-        self.places = Places(config, state_dim)
-        self.action_in = nn.Linear(action_dim, config.width)
+        self.places = Adapters(embodiments, lambda robot: Places(config, robot.state_dim))
+        self.action_in = Adapters(embodiments, lambda robot: nn.Linear(robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
 
     def value(self, context: Context) -> Tensor:
@@ -82,12 +84,12 @@ class Critic(nn.Module):
 
     def _opinions(self, context: Context, chunks: Tensor) -> Tensor:
         """Logits [B, K, 2]."""
-        tokens = self.action_in(chunks[:, :, : self.settings.actions]) + self.position
-        return self.chunk(tokens, self._seen(context))
+        judged = self.action_in[context.embodiment](chunks[:, :, : self.settings.actions])
+        return self.chunk(judged + self.position, self._seen(context))
 
     def _seen(self, context: Context) -> Context:
         """The context, out of reach of gradients, and a token about where things are."""
-        places = self.places(context.state.detach(), context.named.detach())
+        places = self.places[context.embodiment](context.state.detach(), context.named.detach())
         exists = context.mask.new_ones(len(places), 1)
         return replace(
             context,
