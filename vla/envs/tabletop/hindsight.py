@@ -2,10 +2,13 @@
 
 An *attempt* is the part of a trajectory between two releases: the arm sets out with nothing in hand and does something.
 What an attempt achieved was clearly false when it set out and clearly true at its end, by moving the thing it is about:
-a thing that comes to lie just inside of where it counts shows nobody where to put it.
+a thing that comes to lie just inside of where it counts shows nobody where to put it. Nor does one that was carried on
+when it was there already, or a touch on the way to something else: what was done next was for another purpose, and who
+imitates it under this name puts things farther off than asked for.
 """
 
-# Shapes: N frames (of several episodes), M moments, L frames looked at, O slots, C candidates, V events.
+# Shapes: N frames (of several episodes), M moments, L frames looked at, O slots, C candidates, V events, T frames of
+# the longest attempt.
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from vla.envs.tabletop.outcomes import (
     OTHERS,
     WHERES,
     Outcome,
+    slack_at,
     slack_of_slots,
 )
 from vla.envs.tabletop.state import (
@@ -41,9 +45,10 @@ from vla.envs.tabletop.state import (
 from vla.tasks.outcomes import Achievement
 
 LABELLER: Final = "tabletop-outcomes"
-VERSION: Final = "2"  # another one wherever the same states would get other labels
+VERSION: Final = "3"  # another one wherever the same states would get other labels
 
 _ABOUT_THE_TIP: Final = ("touch", "lift")  # the other families are about where things lie
+_FARTHER: Final = 0.08  # a thing may come to rest this far from where it was first right, in table units: about a step
 
 
 def achievements(states: np.ndarray, first: np.ndarray, families: Sequence[str] = BASE_FAMILIES) -> list[Achievement]:
@@ -136,8 +141,11 @@ def _achieved(
     attempts, attempt = np.unique(start, return_inverse=True)
     slack = slack_of_slots(candidates.family, candidates.where, states[attempts], candidates.slots)
     done = slack[attempt, which] <= -CLEARLY_FALSE[candidates.family]
+    if candidates.family == "touch":
+        done &= states[end - 1, HELD] < 0  # or it has just been let go
     if candidates.family not in _ABOUT_THE_TIP:
         done &= _moved_most(states, start, end, candidates.slots[:, which])
+        done[done] = _stopped_there(candidates, states, start[done], end[done], candidates.slots[:, which[done]])
     for begin, stop, column in zip(start[done].tolist(), end[done].tolist(), which[done].tolist(), strict=True):
         things = objects(states[stop])[candidates.slots[:, column]]
         named = things[:, COLOUR] * len(SHAPES) + things[:, SHAPE]
@@ -164,6 +172,19 @@ def _moved_most(states: np.ndarray, start: np.ndarray, end: np.ndarray, slots: n
     way = np.linalg.norm(positions(states)[end] - positions(states)[start], axis=-1)  # [V, O]
     moved = way[np.arange(len(way)), slots]  # [1 + others, V]
     return moved[0] > moved[1:].max(axis=0, initial=0.0)
+
+
+def _stopped_there(
+    candidates: _Candidates, states: np.ndarray, start: np.ndarray, end: np.ndarray, slots: np.ndarray
+) -> np.ndarray:
+    """[V] bool: whether the first of the things in `slots [1 + others, V]` came to rest where it was first right."""
+    if not len(start):
+        return np.zeros(0, bool)
+    frames = np.minimum(start[:, None] + np.arange((end - start).max() + 1), end[:, None])  # [V, T]
+    thing, *others = (positions(states)[frames, slot[:, None]] for slot in slots)  # [V, T, 2] each
+    right = slack_at(candidates.family, candidates.where, thing, others) > CLEARLY_TRUE[candidates.family]
+    entered = thing[np.arange(len(thing)), right.argmax(axis=1)]
+    return np.linalg.norm(thing[:, -1] - entered, axis=-1) <= _FARTHER
 
 
 @lru_cache(maxsize=1 << 16)

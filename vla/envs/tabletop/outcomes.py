@@ -124,10 +124,7 @@ class Outcome:
 
     def slack_at(self, position: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
         """The slack if the thing lay at `position [..., 2]` and the others at theirs. Only where `places`."""
-        placement = _FAMILIES[self.family].placement
-        if placement is None:
-            raise ValueError(f"{self!s} is not about a position")
-        return placement(position, others, self.where or "")
+        return slack_at(self.family, self.where, position, others)
 
     def _slots(self, states: np.ndarray) -> list[np.ndarray]:
         """The slots `[...]` of its things."""
@@ -226,8 +223,14 @@ def slack_of_slots(family: str, where: str | None, states: np.ndarray, slots: np
     if family == "touch":
         return CONTACT - np.stack([tip_gap(states, *_slot_and_shape(states, slot)) for slot in slots[0]], axis=1)
     position, *others = (positions(states)[:, slot] for slot in slots)
+    return slack_at(family, where, position, others)
+
+
+def slack_at(family: str, where: str | None, position: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """The slack `[...]` of a family's outcomes if the thing lay at `position [..., 2]` and the others at theirs."""
     placement = _FAMILIES[family].placement
-    assert placement is not None
+    if placement is None:
+        raise ValueError(f"{family} is not about a position")
     return placement(position, others, where or "")
 
 
@@ -333,7 +336,7 @@ _FAMILIES: Final = {
 FAMILIES: Final = tuple(_FAMILIES)
 WHERES: Final = {name: family.wheres for name, family in _FAMILIES.items()}
 OTHERS: Final = {name: family.others for name, family in _FAMILIES.items()}
-CLEARLY_TRUE: Final = {name: 0.8 * family.margin for name, family in _FAMILIES.items()}
+CLEARLY_TRUE: Final = {name: 0.65 * family.margin for name, family in _FAMILIES.items()}
 CLEARLY_FALSE: Final = {name: family.clearly_false for name, family in _FAMILIES.items()}
 BASE_FAMILIES: Final = FAMILIES[:6]
 _WHERES: Final = frozenset(PLACES + RELATIONS + LANDMARKS)
