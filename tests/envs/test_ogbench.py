@@ -17,7 +17,7 @@ from vla.tasks.relabel import relabel
 
 try:
     from vla.envs.ogbench.env import ENVIRONMENT_STATE, IMAGE, STATE, OGBenchSceneEnv
-    from vla.envs.ogbench.expert import rollout
+    from vla.envs.ogbench.expert import Failure, rollout
     from vla.envs.ogbench.play import play
     from vla.envs.ogbench.render import render
     from vla.envs.ogbench.suite import OGBenchSceneSuite
@@ -68,8 +68,9 @@ def test_a_locked_drawer_is_a_failure_that_moves_nothing(env: OGBenchSceneEnv) -
 
 
 @pytest.mark.parametrize("failure", ["wrong_thing", "stops"])
-def test_deliberate_failures_fail(env: OGBenchSceneEnv, failure) -> None:
-    episodes = [rollout(env, seed, {"family": "close"}, failure) for seed in range(3)]
+def test_deliberate_failures_fail(env: OGBenchSceneEnv, failure: Failure) -> None:
+    """Placing a cube takes longer than the patience of one that stops."""
+    episodes = [rollout(env, seed, {"family": "place"}, failure) for seed in range(3)]
     assert not any(episode.success.any() for episode in episodes)
 
 

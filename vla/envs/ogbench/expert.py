@@ -26,6 +26,7 @@ from vla.envs.ogbench.state import OPEN_DRAWER, OPEN_WINDOW
 Failure = Literal["locked", "wrong_thing", "stops"]
 FAILURES: Final[tuple[Failure, ...]] = ("locked", "wrong_thing", "stops")
 
+IN_VAIN: Final = 40  # steps after which moving what is locked is given up
 _PATIENCE: Final = 150  # steps after which an oracle gives up
 _INSIDE: Final = 0.035  # metres beyond the border of where it counts that the cube is put
 # The cube is put within this part of the table (x and y, metres) as far as the outcome leaves it open: clear of the
@@ -48,7 +49,7 @@ class Expert:
         self._targets = _targets(outcome, simulator, rng)
         self._oracle = _ORACLES[_kind(outcome)](env=simulator, max_step=_PATIENCE)
         self._oracle.reset(None, self._info())
-        # Oracles draw their last position from numpy's global generator.
+        # Oracles draw their last position from numpy's global generator, and offer no other way to set it.
         self._oracle._final_pos = rng.uniform(*simulator._arm_sampling_bounds)
         self._oracle._final_yaw = rng.uniform(-np.pi, np.pi)
 
@@ -88,7 +89,9 @@ def rollout(
         if not feasible(outcome, observation[ENVIRONMENT_STATE]):
             observation, _ = env.reset(seed=seed, options=options)
     pursued = _something_else(outcome, env.state, rng) if failure == "wrong_thing" else outcome
-    steps = rng.integers(*_GIVES_UP) if failure == "stops" or (failure and pursued == outcome) else env.max_steps
+    steps = env.max_steps
+    if failure is not None and pursued == outcome:
+        steps = IN_VAIN if options.get("locked") else int(rng.integers(*_GIVES_UP))
     expert = Expert(pursued, env.simulator, rng)
     observations: list[Observation] = [observation]
     actions: list[np.ndarray] = []

@@ -11,12 +11,11 @@ import numpy as np
 
 from vla.data.writer import Episode
 from vla.envs.ogbench.env import ENVIRONMENT_STATE, OGBenchSceneEnv
-from vla.envs.ogbench.expert import Expert, record
+from vla.envs.ogbench.expert import IN_VAIN, Expert, record
 from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, all_outcomes, draw_outcome, locked_out
 
 INSTRUCTION: Final = "play with the things in the scene"
 _LOCKED_SHARE: Final = 0.1  # of purposes are to move what is locked, where anything is
-_LOCKED_STEPS: Final = 40  # after which that is given up
 
 
 def play(env: OGBenchSceneEnv, seed: int, purposes: int, families: Sequence[str] = BASE_FAMILIES) -> Episode:
@@ -35,7 +34,7 @@ def play(env: OGBenchSceneEnv, seed: int, purposes: int, families: Sequence[str]
         if purpose is None:
             break
         expert, steps = Expert(purpose, env.simulator, rng), 0
-        while not expert.finished and (steps < _LOCKED_STEPS or not in_vain):
+        while not expert.finished and (steps < IN_VAIN or not in_vain):
             actions.append(expert.act())
             observation, *_ = env.step(actions[-1])
             observations.append(observation)
