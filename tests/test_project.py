@@ -78,7 +78,7 @@ def test_continuous_integration_runs_the_tests() -> None:
     assert script.stat().st_mode & 0o111 and "make test" in script.read_text()
 
 
-@pytest.mark.parametrize("target", ["install", "quickstart", "test", "test-fast", "lint", "clean"])
+@pytest.mark.parametrize("target", ["install", "simulators", "quickstart", "test", "test-fast", "lint", "clean"])
 def test_make_knows_its_targets(target: str) -> None:
     dry_run = subprocess.run(["make", "--dry-run", target], cwd=ROOT, capture_output=True, text=True, check=False)
     assert dry_run.returncode == 0, dry_run.stderr

@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+# Where policies can act: the keys of `vla.envs.SUITES`.
+EnvironmentName = Literal["tabletop", "ogbench-scene"]
 
 
 class ConfigError(ValueError):
@@ -226,7 +228,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """Rollouts in a simulator."""
 
-    env: Literal["tabletop"] | None = None
+    env: EnvironmentName | None = None
     """Environment; none means training without rollouts."""
     every: Annotated[int, Field(ge=0)] = 0
     """Evaluate each so many steps during training; 0 only afterwards."""

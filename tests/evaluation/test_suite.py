@@ -1,9 +1,12 @@
 """The four prompts of Tabletop, and what it says about failures."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from vla.envs import load_suite
+from vla.config import EnvironmentName
+from vla.envs import GRAMMARS, RECORDERS, SUITES, load_suite
 from vla.envs.tabletop import feasible, held_out_combination, instructions, parse_instruction, parse_outcome
 from vla.envs.tabletop import rollout as expert_rollout
 from vla.envs.tabletop.env import ENVIRONMENT_STATE, TabletopEnv
@@ -89,6 +92,10 @@ def test_standing_still_is_nothing() -> None:
     state = initial_state(TabletopSuite().cases("right", 1)[0])
     failure = TabletopSuite().failure("region(red disc, top left)", np.stack([state] * 5))
     assert (failure.kind, failure.achieved) == ("nothing", ())
+
+
+def test_every_environment_can_be_named() -> None:
+    assert get_args(EnvironmentName) == tuple(SUITES) == tuple(RECORDERS) == tuple(GRAMMARS)
 
 
 def test_unfit_requests_are_refused() -> None:

@@ -18,6 +18,7 @@ Examples:
     vla collect --out data/rare --episodes 2000 --family-weights region=20
     vla collect --out data/lift --episodes 20 --families lift
     vla collect --out data/play --episodes 500 --play 10
+    vla collect --out data/scene_play --env ogbench-scene --episodes 400 --play 10
 """
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 from rich.console import Console
 
 from vla.commands import counting, load_policy, parse
-from vla.config import EvaluationConfig
+from vla.config import EnvironmentName, EvaluationConfig
 from vla.envs import load_suite
 from vla.evaluation.report import summary, write_report
 from vla.evaluation.rollout import PROMPTS, Combinations, Prompt
@@ -35,7 +35,7 @@ class Arguments:
     """Folder that training wrote, or the name of a policy on the hub."""
     out: Path | None = None
     """Folder for evaluation.json, the table, an HTML report and videos; without it, the table is only printed."""
-    env: Literal["tabletop"] = "tabletop"
+    env: EnvironmentName = "tabletop"
     """Where to act."""
     episodes: int = 120
     """Scenes, spread evenly over the families."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 from rich.console import Console
 from rich.table import Table
 
 from vla.commands import load_policy, parse
-from vla.config import EvaluationConfig
+from vla.config import EnvironmentName, EvaluationConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
 from vla.training.finetune import FinetuneSettings, finetune_config
@@ -37,7 +37,7 @@ class Arguments(FinetuneSettings):
     """Folder that training wrote, or the name of a policy on the hub."""
     resume: bool = False
     """Go on from the newest checkpoint in --output."""
-    env: Literal["tabletop"] = "tabletop"
+    env: EnvironmentName = "tabletop"
     """Where success is measured."""
     episodes: int = 120
     """Scenes it is measured on, before and after; 0 measures nothing."""

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vla.commands import counting, finetune, load_policy, parse
 from vla.commands.relabel import describe
+from vla.config import EnvironmentName
 from vla.data.episodes import EpisodeDataset
 
 
@@ -43,7 +44,7 @@ class Arguments:
     """Optimizer steps."""
     time_limit: float | None = None
     """Minutes after which training ends; the learning rate decays over these or the steps."""
-    env: Literal["tabletop"] = "tabletop"
+    env: EnvironmentName = "tabletop"
     """Where it tries and success is measured."""
     episodes: int = 120
     """Scenes success is measured on, before and after."""

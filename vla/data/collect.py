@@ -20,10 +20,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from vla.config import EnvironmentName
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
-from vla.data.video import encode_video
 from vla.data.writer import Episode, EpisodeWriter
+from vla.envs import load_recorder
 
 SETTINGS = "vla/collection.json"
 # Scenes for evaluation have seeds from here on; recorded ones stay below.
@@ -44,7 +45,7 @@ class CollectSettings:
     out: Path
     """Folder of the data set; an unfinished one of the same settings is gone on with."""
     episodes: int = 1000
-    env: Literal["tabletop"] = "tabletop"
+    env: EnvironmentName = "tabletop"
     seed: int = 0
     families: tuple[str, ...] = ()
     """Instruction families; by default the environment's base families."""
@@ -92,7 +93,7 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
         ValueError: the settings contradict themselves or ask for what the environment can't do.
         DatasetError: `out` holds something else, or was recorded with other settings.
     """
-    recorder = RECORDERS[settings.env](settings)
+    recorder = load_recorder(settings.env, settings)
     families = family_sequence(_weights(settings, recorder), settings.episodes)
     if settings.play and (settings.failure_rate or settings.family_weights):
         raise ValueError("play: has no instruction to fail at and draws families evenly; leave failure_rate and "
@@ -139,57 +140,6 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
     raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
 
 
-class TabletopRecorder:
-    """Tabletop and its expert."""
-
-    failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
-
-    def __init__(self, settings: CollectSettings):
-        from vla.envs.tabletop import BASE_FAMILIES, FAMILIES, TabletopEnv
-        from vla.envs.tabletop.env import layout
-
-        self.families, self.default_families = FAMILIES, BASE_FAMILIES
-        self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
-        self._allowed = COMBINATIONS[settings.combinations]
-        self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
-        self._play, self._play_families = settings.play, settings.families or self.default_families
-        self.layout = layout(settings.image_size)
-
-    def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
-        from vla.envs.tabletop import play, rollout
-
-        if self._play:
-            arrays = play(self._env, scene_seed, self._play, self._play_families, self._allowed)
-        else:
-            options = {**self._options, "family": family}
-            arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
-        return Episode(
-            # Encoded here, in the worker: the writer then only copies packets.
-            images={camera: encode_video(frames, self.layout["fps"]) for camera, frames in arrays.images.items()},
-            state=arrays.state,
-            action=arrays.action,
-            success=arrays.success,
-            instruction=arrays.instruction,
-            environment_state=arrays.environment_state,
-            task=arrays.family,
-            outcome=str(arrays.outcome or ""),
-        )
-
-
-def _train_combination(outcome: Any) -> bool:
-    return not _held_out_combination(outcome)
-
-
-def _held_out_combination(outcome: Any) -> bool:
-    from vla.envs.tabletop import held_out_combination
-
-    return held_out_combination(outcome)
-
-
-COMBINATIONS = {"all": None, "train": _train_combination, "held_out": _held_out_combination}
-RECORDERS: dict[str, Callable[[CollectSettings], Recorder]] = {"tabletop": TabletopRecorder}
-
-
 def _weights(settings: CollectSettings, recorder: Recorder) -> dict[str, float]:
     weights = dict.fromkeys(settings.families or recorder.default_families, 1.0)
     for pair in filter(None, settings.family_weights.split(",")):
@@ -230,7 +180,7 @@ def _check_settings(settings: CollectSettings, episodes_there: int) -> None:
 def _recorded(settings: CollectSettings, tasks: list[tuple[int, str]]) -> Iterator[Episode]:
     """The episodes in order, a few being recorded ahead."""
     if settings.num_workers == 0 or not tasks:
-        recorder = RECORDERS[settings.env](settings)
+        recorder = load_recorder(settings.env, settings)
         yield from (record_episode(recorder, settings, *task) for task in tasks)
         return
     with _one_thread_each():
@@ -268,7 +218,7 @@ _worker: dict[str, Any] = {}  # the one recorder of a worker process
 def _start_worker(settings: CollectSettings) -> None:
     # Ctrl-C reaches every process of the terminal; only the main one decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _worker.update(recorder=RECORDERS[settings.env](settings), settings=settings)
+    _worker.update(recorder=load_recorder(settings.env, settings), settings=settings)
 
 
 def _work(number: int, family: str) -> Episode:

@@ -1,7 +1,7 @@
 """The contract between an environment's outcomes and what uses them: collection, relabelling, rewards, evaluation.
 
 An *outcome* is a predicate over recorded simulator states, with a canonical text and a grammar of instructions. Every
-environment brings its own (`vla.envs.tabletop` is one); nothing outside the environment knows what is in a state.
+environment brings its own (`vla.envs.tabletop`, `vla.envs.ogbench`); nothing outside it knows what is in a state.
 """
 
 # Shapes: E numbers in `observation.environment_state`.

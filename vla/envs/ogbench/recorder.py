@@ -1,0 +1,42 @@
+"""The scene for `vla collect`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
+
+from vla.data.collect import CollectSettings
+from vla.data.video import encode_video
+from vla.data.writer import Episode
+from vla.envs.ogbench.env import FPS, OGBenchSceneEnv, layout
+from vla.envs.ogbench.expert import FAILURES, rollout
+from vla.envs.ogbench.outcomes import BASE_FAMILIES, FAMILIES
+from vla.envs.ogbench.play import play
+
+
+class OGBenchSceneRecorder:
+    """See `vla.data.collect.Recorder`. Raises ValueError for held-out combinations: the scene has none."""
+
+    families: tuple[str, ...] = FAMILIES
+    default_families: tuple[str, ...] = BASE_FAMILIES
+    failures: tuple[str, ...] = FAILURES
+
+    def __init__(self, settings: CollectSettings):
+        if settings.combinations == "held_out":
+            raise ValueError("combinations: ogbench-scene keeps none out of training, so there are none to record")
+        self._env = OGBenchSceneEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
+        self._phrasings = settings.phrasings
+        self._play, self._play_families = settings.play, settings.families or BASE_FAMILIES
+        self.layout: dict[str, Any] = layout(settings.image_size)
+
+    def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
+        if self._play:
+            episode = play(self._env, scene_seed, self._play, self._play_families)
+        else:
+            options = {"family": family, "phrasings": self._phrasings}
+            episode = rollout(self._env, scene_seed, options, cast(Any, failure), false_start)
+        # Encoded here, in the worker: the writer then only copies packets.
+        images = cast(dict[str, np.ndarray], episode.images)
+        return replace(episode, images={camera: encode_video(frames, FPS) for camera, frames in images.items()})

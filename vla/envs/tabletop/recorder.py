@@ -1,0 +1,51 @@
+"""The table for `vla collect`."""
+
+from __future__ import annotations
+
+from vla.data.collect import CollectSettings
+from vla.data.video import encode_video
+from vla.data.writer import Episode
+from vla.envs.tabletop.env import TabletopEnv, layout
+from vla.envs.tabletop.expert import rollout
+from vla.envs.tabletop.outcomes import BASE_FAMILIES, FAMILIES, Outcome, held_out_combination
+from vla.envs.tabletop.play import play
+
+
+class TabletopRecorder:
+    """See `vla.data.collect.Recorder`."""
+
+    families: tuple[str, ...] = FAMILIES
+    default_families: tuple[str, ...] = BASE_FAMILIES
+    failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
+
+    def __init__(self, settings: CollectSettings):
+        self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
+        self._allowed = _ALLOWED[settings.combinations]
+        self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
+        self._play, self._play_families = settings.play, settings.families or self.default_families
+        self.layout = layout(settings.image_size)
+
+    def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
+        if self._play:
+            arrays = play(self._env, scene_seed, self._play, self._play_families, self._allowed)
+        else:
+            options = {**self._options, "family": family}
+            arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
+        return Episode(
+            # Encoded here, in the worker: the writer then only copies packets.
+            images={camera: encode_video(frames, self.layout["fps"]) for camera, frames in arrays.images.items()},
+            state=arrays.state,
+            action=arrays.action,
+            success=arrays.success,
+            instruction=arrays.instruction,
+            environment_state=arrays.environment_state,
+            task=arrays.family,
+            outcome=str(arrays.outcome or ""),
+        )
+
+
+def _trained_combination(outcome: Outcome) -> bool:
+    return not held_out_combination(outcome)
+
+
+_ALLOWED = {"all": None, "train": _trained_combination, "held_out": held_out_combination}
