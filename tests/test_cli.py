@@ -116,7 +116,7 @@ def test_info_as_json(dataset: Path) -> None:
     assert json.loads(result.stdout) == {
         "format_version": "v3.0", "fps": 10, "episodes": 3, "frames": 12,
         "tasks": {"lift it": 2, "öffne die Schublade": 1},
-        "cameras": {"top": [16, 24]}, "state_dim": 2, "action_dim": 3,
+        "robot_type": "unknown", "cameras": {"top": [16, 24]}, "state_dim": 2, "action_dim": 3,
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from transformers import (
 )
 
 from vla.config import Config, ModelConfig, parse_config
+from vla.models.embodiment import Embodiment
 from vla.models.policy import VLAPolicy
 
 WORDS = """[PAD] [UNK] [CLS] [SEP] [MASK] move push put the a to of and from near next left right above below away
@@ -76,8 +77,9 @@ def build(model: ModelConfig, size: tuple[int, int] = (64, 64), cameras: tuple[s
     """A policy over 3 state and 2 action components, in evaluation mode."""
     torch.manual_seed(0)
     policy = VLAPolicy.build(
-        model, cameras={name: size for name in cameras}, state_dim=3, action_dim=2, fps=10, instructions=["move it"]
-    )
+        model, cameras={name: size for name in cameras}, embodiments=[Embodiment("robot", 3, 2, 10)],
+        instructions=["move it"],
+    )  # fmt: skip
     with torch.no_grad():  # a fresh head answers zero to everything
         for parameter in policy.head.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -50,6 +50,7 @@ class Observation:
     images: dict[str, Tensor] = field(default_factory=dict)  # camera -> [B, T, Y, X, 3] uint8
     features: Tensor | None = None  # [B, T, F] float16
     history_valid: Tensor | None = None  # [B, T] bool; False before the episode's first frame
+    embodiment: str | None = None  # the robot that sees this, by name; None for a policy that knows but one
 
     def to(self, device: torch.device) -> Observation:
         return _mapped(self, lambda tensor: tensor.to(device))
@@ -71,7 +72,7 @@ class Consequence:
 
 @dataclass
 class Batch:
-    """Observations with the actions that followed, and everything random about one training step."""
+    """Observations of one embodiment with the actions that followed, and everything random about a training step."""
 
     observation: Observation
     action: Tensor  # [B, H, A] float32, robot units; anything beyond the segment's end

@@ -37,10 +37,11 @@ class DataConfig(Section):
     """What is learnt from, and how much of each."""
 
     datasets: list[str] = Field(min_length=1)
-    """LeRobot v3.0 data sets (folders). All share cameras, state and action layout."""
+    """LeRobot v3.0 data sets (folders). All share cameras; those of one embodiment (robot_type) also state and action
+    layout, which may differ from those of another."""
     dataset_shares: list[float] | None = None
     """Share of the batch each data set gets, in their order; by default only `weights` decides."""
-    stratify_by: Literal["task", "instruction", "source", "dataset", "none"] = "task"
+    stratify_by: Literal["task", "instruction", "source", "dataset", "embodiment", "none"] = "task"
     """Column of the segment table that a batch is balanced over; `none` draws frames uniformly (naive sampling)."""
     weights: Literal["uniform", "power"] | dict[str, float] = "uniform"
     """Shares of the strata: equal, proportional to frames^`power`, or explicit (relative) by name."""
@@ -60,6 +61,9 @@ class DataConfig(Section):
     one, any, or one that is near in a geometric distribution."""
     goal_discount: float = Field(default=0.98, gt=0, lt=1)
     """Of the geometric distribution."""
+    goal_tolerance: float = Field(default=0.05, ge=0)
+    """A goal state is reached within this distance (Euclidean, units of the column): an attempt is over then for a
+    critic, whatever the recording went on to do."""
     cache_features: bool = True
     """Keep the tokens of a frozen vision encoder on disk. Changes speed, never a number."""
 

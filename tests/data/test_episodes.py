@@ -71,6 +71,7 @@ def test_describe(lerobot_written):
             "stack blue on yellow": 1,
             "öffne die Schublade (открой ящик)": 1,
         },
+        "robot_type": "synthetic",
         "cameras": {"front": [96, 96], "wrist": [64, 80]},
         "state_dim": 4,
         "action_dim": 4,

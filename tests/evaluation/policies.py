@@ -31,7 +31,7 @@ class FakePolicy:
 
     def __init__(self, history: int = 1, tasks: Sequence[str] = ()) -> None:
         model = SimpleNamespace(horizon=HORIZON, history=history)
-        self.config = SimpleNamespace(cameras={"top": [64, 64]}, fps=10.0, tasks=list(tasks), model=model)
+        self.config = SimpleNamespace(cameras={"top": [64, 64]}, tasks=list(tasks), model=model)
         self.calls: list[tuple[list[Observation], list[str], list[int]]] = []
 
     def parameters(self) -> list[Any]:
@@ -45,7 +45,9 @@ class FakePolicy:
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
+        embodiment: str | None = None,
     ) -> np.ndarray:
+        assert embodiment == "tabletop"
         self.calls.append((observations, instructions, list(seeds)))
         rows = zip(observations, instructions, seeds, strict=True)
         return np.stack([self.chunk(*row) for row in rows]).astype(np.float32)

@@ -20,8 +20,11 @@ class Recorder:
     def __init__(self, horizon: int = 4, history: int = 1) -> None:
         self.config = SimpleNamespace(model=SimpleNamespace(horizon=horizon, history=history))
         self.calls: list[tuple[dict[str, np.ndarray], str, int, float]] = []
+        self.embodiments: set[str | None] = set()
 
-    def act(self, observation: dict, instruction: str, seed: int = 0, guidance: float = 1.0) -> np.ndarray:
+    def act(self, observation: dict, instruction: str, seed: int = 0, guidance: float = 1.0, *,
+            embodiment: str | None = None) -> np.ndarray:
+        self.embodiments.add(embodiment)
         self.calls.append((observation, instruction, seed, guidance))
         horizon = self.config.model.horizon
         return np.stack([np.full(horizon, len(self.calls) - 1), np.arange(horizon)], axis=1)
@@ -47,13 +50,14 @@ def test_plays_the_first_actions_of_each_chunk(horizon: int, data: st.DataObject
 
 def test_each_prediction_sees_the_newest_observation_and_its_own_noise() -> None:
     policy = Recorder()
-    executor = ChunkExecutor(policy, execute=2, guidance=1.5, seed=10)
+    executor = ChunkExecutor(policy, execute=2, guidance=1.5, seed=10, embodiment="robot")
     for step in range(4):
         executor.act(observation(step), "go")
     assert [(seen["observation.state"][0], seed, guidance) for seen, _, seed, guidance in policy.calls] == [
         (0, 10, 1.5), (2, 11, 1.5),
     ]  # fmt: skip
     assert "observation.environment_state" not in policy.calls[0][0]
+    assert policy.embodiments == {"robot"}
 
 
 def test_a_new_instruction_drops_the_rest_of_the_chunk() -> None:

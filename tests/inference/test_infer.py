@@ -31,7 +31,9 @@ class ExpertPolicy:
         self.stage: TabletopStage | None = None
         self._experts: dict[str, Expert] = {}
 
-    def act(self, observation: dict, instruction: str, seed: int = 0, guidance: float = 1.0) -> np.ndarray:
+    def act(self, observation: dict, instruction: str, seed: int = 0, guidance: float = 1.0, *,
+            embodiment: str | None = None) -> np.ndarray:
+        assert embodiment == "tabletop"
         outcome = parse_instruction(instruction)
         assert self.stage is not None and observation["observation.images.top"].shape == (32, 32, 3)
         if outcome is None:

@@ -22,23 +22,28 @@ from vla.data.segments import Segments
 from vla.evaluation.ranking import auc, auc_interval, rank
 from vla.models.context import Context
 from vla.models.critic import Critic
+from vla.models.embodiment import Embodiment
 from vla.models.pointer import Guess
 from vla.models.policy import VLAPolicy
 from vla.tasks.audit import audit
 from vla.tasks.relabel import RelabelSettings, relabel
 from vla.training.trainer import train
 
-H, A, D = 8, 2, 32
+H, A, D, R, S = 8, 2, 32, 2, 3
 
 
 def make_critic(**settings: Any) -> Critic:
     torch.manual_seed(0)
-    return Critic(ModelConfig(width=D, heads=2, horizon=H), CriticConfig(**{"actions": 4, "layers": 1, **settings}), A)
+    settings = {"actions": 4, "layers": 1, **settings}
+    robot = Embodiment("robot", state_dim=S, action_dim=A, fps=10)
+    model = ModelConfig(width=D, heads=2, horizon=H, references=R)
+    return Critic(model, CriticConfig(**settings), [robot])
 
 
-def context_of(tokens: torch.Tensor) -> Context:
+def context_of(tokens: torch.Tensor, named: torch.Tensor | None = None) -> Context:
     guess = Guess(torch.zeros(len(tokens), 1, 1), torch.zeros(len(tokens), 1, 1, 1), torch.ones(1))
-    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess)
+    named = torch.zeros(len(tokens), R, S) if named is None else named
+    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess, torch.zeros(len(tokens), S), named)
 
 
 class TestCritic:
@@ -48,6 +53,14 @@ class TestCritic:
         critic.loss(context_of(tokens), torch.randn(5, H, A), half, half, context_of(tokens)).sum().backward()
         assert tokens.grad is None
         assert all(p.grad is not None for name, p in critic.named_parameters() if "norms" not in name)
+
+    def test_it_knows_where_the_named_things_are(self) -> None:
+        critic, tokens, named = make_critic(), torch.randn(2, 3, D), torch.randn(2, R, S)
+        value = critic.value(context_of(tokens, named))
+        moved = named.clone()
+        moved[1, 0] += 0.5
+        changed = critic.value(context_of(tokens, moved)) != value
+        assert changed.tolist() == [False, True]
 
     def test_only_the_judged_actions_count(self) -> None:
         critic, context, chunk = make_critic(), context_of(torch.randn(3, 2, D)), torch.randn(3, 1, H, A)
@@ -72,7 +85,7 @@ class TestCritic:
         optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
         generator = torch.Generator().manual_seed(1)
         places, chunks = torch.randn(5, 1, D, generator=generator), torch.randn(2, H, A, generator=generator)
-        for _ in range(500):
+        for _ in range(800):
             place = torch.randint(0, 4, (64,), generator=generator)
             action = torch.randint(0, 2, (64,), generator=generator)
             reward = ((place == 3) & (action == 0)).float() * 0.8
@@ -120,7 +133,7 @@ class TestConsequences:
         segments = source.data.segments
         failures = 0
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             assert batch.consequence is not None and batch.imitated is not None
             for row in range(48):
                 frame = find_frame(recorded, batch.observation, row)
@@ -140,12 +153,33 @@ class TestConsequences:
     def test_without_a_critic_nothing_changes(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded)
         plain = config.model_copy(update={"model": config.model.model_copy(update={"critic": None})})
-        batch = BatchSource(load_training_data(plain), plain).batch(0)
+        batch = BatchSource(load_training_data(plain), plain).batches(0)[0]
         assert batch.imitated is None and batch.consequence is None
 
     def test_all_are_imitated_if_failures_are_not_left_out(self, recorded: EpisodeDataset) -> None:
         config = make_config(recorded, only_success=False)
-        assert BatchSource(load_training_data(config), config).batch(0).imitated.all()
+        assert BatchSource(load_training_data(config), config).batches(0)[0].imitated.all()
+
+    def test_a_goal_state_is_reached_where_the_recording_first_comes_near(self, recorded: EpisodeDataset) -> None:
+        config = make_config(recorded, goal_tolerance=0.05)
+        kinds = config.model.model_copy(update={"task_kinds": ["goal_state"], "instruction_dropout": 0.0})
+        config = config.model_copy(update={"model": kinds})
+        source = BatchSource(load_training_data(config), config)
+        segments, states = source.data.segments, recorded.column("observation.environment_state")
+        early = 0
+        for step in range(4):
+            batch = source.batches(step)[0]
+            assert batch.consequence is not None
+            for row in range(48):
+                frame = find_frame(recorded, batch.observation, row)
+                [segment] = np.flatnonzero((segments.start <= frame) & (frame < segments.stop))
+                last = int(segments.stop[segment]) - 1
+                distance = np.linalg.norm(states[frame : last + 1].astype(float) - states[last], axis=1)
+                left = int((distance <= 0.05).argmax())
+                early += left < min(4, last - frame)
+                assert float(batch.consequence.reward[row]) == pytest.approx(0.9**left if left <= 4 else 0)
+                assert float(batch.consequence.discount[row]) == pytest.approx(0.9**4 if left > 4 else 0)
+        assert early > 10
 
     def test_what_is_said_to_be_missed_is_never_imitated(self, recorded: EpisodeDataset, tmp_path: Path) -> None:
         data = EpisodeDataset(shutil.copytree(recorded.root, tmp_path / "data"))
@@ -159,7 +193,7 @@ class TestConsequences:
         assert (source.data.segments.source == "missed").any()
         asked = set(segments.instruction[missed]) - set(segments.instruction[~missed])
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             for text, imitated in zip(batch.observation.task.instruction, batch.imitated, strict=True):
                 assert not (text in asked and imitated)
         plain = config.model_copy(update={"model": config.model.model_copy(update={"critic": None})})
@@ -201,7 +235,7 @@ class TestPolicy:
             trained.critic.quality = judge  # type: ignore[method-assign]
         [chunks] = chosen
         assert chunks.shape == (1, 6, 8, 3) and len(torch.unique(chunks[0].flatten(1), dim=0)) == 6
-        candidates = trained.normalize_action.inverse(chunks)[0].numpy()
+        candidates = trained.normalize_action[0].inverse(chunks)[0].numpy()
         np.testing.assert_allclose(candidates[0], one, atol=1e-5)  # the first is what it does anyway
         np.testing.assert_allclose(best, candidates[chunks[0, ..., 0].sum(dim=-1).argmax()], atol=1e-5)
 
@@ -222,7 +256,7 @@ class TestPolicy:
     ) -> None:
         config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4},
                                  model__history=3, model__instruction_dropout=0.0)  # fmt: skip
-        seen = BatchSource(load_training_data(config), config).batch(0).observation
+        seen = BatchSource(load_training_data(config), config).batches(0)[0].observation
         frames = np.array([find_frame(recorded, seen, row) for row in range(8)])
         again = recorded_observation(recorded, frames, seen.task.instruction, history=3)
         assert torch.equal(again.state, seen.state) and torch.equal(again.history_valid, seen.history_valid)
@@ -232,13 +266,14 @@ class TestPolicy:
         """Of a batch of successes a policy learns the same from the same weights, critic or not."""
         config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4},
                                  model__instruction_dropout=0.0)  # fmt: skip
-        batch = BatchSource(load_training_data(config), config).batch(0)
+        batch = BatchSource(load_training_data(config), config).batches(0)[0]
         batch = replace(batch, imitated=torch.ones(8, dtype=torch.bool))
         gradients = []
+        robot = Embodiment(recorded.embodiment, recorded.state_dim, recorded.action_dim, recorded.fps)
         for critic in (None, config.model.critic):
             torch.manual_seed(0)
             policy = VLAPolicy.build(config.model.model_copy(update={"critic": critic}), cameras={"top": (64, 64)},
-                                     state_dim=recorded.state_dim, action_dim=3, fps=10)  # fmt: skip
+                                     embodiments=[robot])  # fmt: skip
             policy.load_state_dict(gradients[0][1] if gradients else policy.state_dict(), strict=False)
             policy(batch)[0].sum().backward()
             gradients.append((policy.reader.latents.grad.clone(), policy.state_dict()))

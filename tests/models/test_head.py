@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from vla.config import DiffusionConfig, ModelConfig
 from vla.data.batches import LATEST_TIME
 from vla.models.context import Context
+from vla.models.embodiment import Embodiment
 from vla.models.head import DiffusionHead, inference_scheduler
 from vla.models.pointer import Guess
 
@@ -22,14 +25,14 @@ def make_head(objective: str, sampler: str, prediction: str, inference_steps: in
         objective=objective, sampler=sampler, prediction=prediction, inference_steps=inference_steps
     )
     config = ModelConfig(width=D, heads=2, head_layers=1, horizon=H, actions_per_token=2, diffusion=diffusion)
-    return DiffusionHead(config, A)
+    return DiffusionHead(config, [Embodiment("robot", state_dim=1, action_dim=A, fps=10)])
 
 
 def make_context() -> Context:
     """Three observations as different as can be."""
     tokens = torch.randn(B, 5, D, generator=torch.Generator().manual_seed(1))
     nowhere = Guess(torch.zeros(B, 0, 1), torch.zeros(B, 0, 1, 1), torch.ones(1))
-    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), nowhere)
+    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), nowhere, torch.zeros(B, 1), torch.zeros(B, 0, 1))
 
 
 def overfit(head: DiffusionHead, context: Context, action: torch.Tensor, steps: int = 250) -> None:
@@ -66,14 +69,14 @@ def test_a_chunk_depends_on_its_noise_and_context_only(objective: str, sampler: 
     chunks = head.sample(context, noise(), BOUNDS)
     torch.manual_seed(2)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS), chunks, rtol=0, atol=0)
-    last = Context(context.tokens[2:], context.mask[2:], context.keyframes)
+    last = replace(context, tokens=context.tokens[2:], mask=context.mask[2:])
     torch.testing.assert_close(head.sample(last, noise()[2:], BOUNDS), chunks[2:])
     assert (head.sample(context, noise() + 1, BOUNDS) - chunks).abs().max() > 1e-3
 
 
 def test_guidance_goes_from_unconditional_over_conditional_beyond() -> None:
     head, context = lively(make_head("flow", "euler", "sample", inference_steps=2)), make_context()
-    other = Context(context.tokens.flip(0), context.mask, context.keyframes)
+    other = replace(context, tokens=context.tokens.flip(0))
     plain, withheld = head.sample(context, noise(), BOUNDS), head.sample(other, noise(), BOUNDS)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS, other, guidance=1.0), plain, rtol=0, atol=0)
     torch.testing.assert_close(head.sample(context, noise(), BOUNDS, other, guidance=0.0), withheld)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla.config import ModelConfig
+from vla.models.embodiment import Embodiment
 from vla.models.layers import grid_positions
 from vla.models.pointer import SPREAD, Cells, Guess, Pointer, likeliest, locate, nearest_to
 
@@ -94,23 +95,23 @@ class TestPointer:
         torch.testing.assert_close(again, tokens, atol=0.2, rtol=0)
 
     def test_cells_that_do_not_exist_are_not_chosen(self) -> None:
-        pointer, (words, words_mask, cells, now, seen) = make_pointer()
+        pointer, (words, words_mask, cells, now) = make_pointer()
         mask = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.5
         spoilt = replace(cells, shows=cells.shows.masked_fill(~mask[:, :, None], 7.0), mask=mask)
-        _, guess = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, seen, likeliest)
-        _, other = pointer(words, words_mask, words, words_mask, spoilt, now, seen, likeliest)
+        _, guess, _ = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, 0, likeliest)
+        _, other, _ = pointer(words, words_mask, words, words_mask, spoilt, now, 0, likeliest)
         torch.testing.assert_close(other.log_weight, guess.log_weight)
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
     def test_a_choice_moves_with_the_things_it_is_about(self) -> None:
         """What is learnt at one place of the table holds at another: but for two inputs that say where on the table it
         is, weights depend on relative places alone."""
-        pointer, (words, words_mask, cells, now, seen) = make_pointer()
-        for absolute in (pointer.choice.where, pointer.phase[0]):
+        pointer, (words, words_mask, cells, now) = make_pointer()
+        for absolute in (pointer.choice.where[0], pointer.phase[0][0]):
             absolute.weight.data.zero_()
-        _, guess = pointer(words, words_mask, words, words_mask, cells, now, seen, likeliest)
+        _, guess, _ = pointer(words, words_mask, words, words_mask, cells, now, 0, likeliest)
         elsewhere = replace(cells, states=cells.states + 0.3)
-        _, moved = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, seen, likeliest)
+        _, moved, _ = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, 0, likeliest)
         torch.testing.assert_close(moved.log_weight[:, 0], guess.log_weight[:, 0], atol=1e-4, rtol=0)
 
     def test_named_things_are_found_wherever_they_lie(self) -> None:
@@ -127,8 +128,8 @@ class TestPointer:
             shows[torch.arange(16)[:, None], spots] = things
             words = torch.stack([things[named[:, 0]], torch.zeros(16, D), things[named[:, 1]]], dim=1)
             goal = states[spots.take_along_dim(named[:, 1:], dim=1)].expand(-1, W, -1)
-            cells = Cells(shows, shows, states, None)
-            guess = pointer(words, heard, words, heard, cells, torch.zeros(16, S), seen, nearest_to(goal))[1]
+            cells = Cells(shows, shows, states, seen, None)
+            guess = pointer(words, heard, words, heard, cells, torch.zeros(16, S), 0, nearest_to(goal))[1]
             optimizer.zero_grad()
             guess.surprise(goal).mean().backward()
             optimizer.step()
@@ -138,20 +139,21 @@ class TestPointer:
 B, W, S, D, N = 3, 2, 2, 32, 64
 
 
-def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor, torch.Tensor]]:
+def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor]]:
     """A pointer with random weights everywhere, and the arguments of a call but for the truth."""
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)
-    pointer = Pointer(ModelConfig(width=D, heads=2, keyframes=W), S)
+    robot = Embodiment("robot", state_dim=S, action_dim=1, fps=10)
+    pointer = Pointer(ModelConfig(width=D, heads=2, keyframes=W), [robot])
     words, shows, now = (torch.randn(*size, generator=generator) for size in ((B, 5, D), (B, N, D), (B, S)))
-    cells = Cells(shows, shows, POSITIONS, None)
-    return pointer, (words, torch.ones(B, 5, dtype=torch.bool), cells, now, torch.ones(S))
+    cells = Cells(shows, shows, POSITIONS, torch.ones(S), None)
+    return pointer, (words, torch.ones(B, 5, dtype=torch.bool), cells, now)
 
 
-def call(pointer: Pointer, arguments: tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor, torch.Tensor],
+def call(pointer: Pointer, arguments: tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor],
          truth: torch.Tensor | None = None) -> tuple[torch.Tensor, Guess]:
     """With words and nothing else."""
-    return pointer(*arguments[:2], *arguments, likeliest if truth is None else nearest_to(truth))
+    return pointer(*arguments[:2], *arguments, 0, likeliest if truth is None else nearest_to(truth))[:2]
 
 
 def test_calibration_does_not_depend_on_what_memory_held_before() -> None:

@@ -145,7 +145,7 @@ class TestActing:
     def test_actions_stay_in_the_range_of_the_data(self, encoders: dict[str, str]) -> None:
         policy = tiny.build(tiny.model_config(encoders))
         low, high = torch.tensor([-0.1, 2.0]), torch.tensor([0.1, 3.0])
-        policy.normalize_action.fit(torch.tensor([0.0, 2.5]), torch.tensor([0.1, 0.5]), low, high)
+        policy.normalize_action[0].fit(torch.tensor([0.0, 2.5]), torch.tensor([0.1, 0.5]), low, high)
         chunk = policy.act(tiny.raw_observation(), "touch the red disc")
         assert (chunk >= low.numpy()).all() and (chunk <= high.numpy()).all()
 

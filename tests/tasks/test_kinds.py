@@ -43,7 +43,7 @@ def make_source(data: EpisodeDataset, **values: Any) -> BatchSource:
 class TestBatches:
     def test_every_kind_comes_alone_and_with_others_and_not_at_all(self, recorded: EpisodeDataset) -> None:
         source = make_source(recorded)
-        tasks = [source.batch(step).observation.task for step in range(30)]
+        tasks = [source.batches(step)[0].observation.task for step in range(30)]
         spoken = [[text != "" for text in task.instruction] for task in tasks]
         given = np.concatenate([
             np.stack([said, *(task.given[kind].numpy() for kind in KINDS[1:])], axis=1)
@@ -61,7 +61,7 @@ class TestBatches:
         states, segments = recorded.column(STATE), source.data.segments
         earlier = 0
         for step in range(4):
-            batch = source.batch(step)
+            batch = source.batches(step)[0]
             task = batch.observation.task
             assert task.goal_state is not None
             for row in range(64):
@@ -79,7 +79,7 @@ class TestBatches:
 
     def test_a_slice_is_a_slice_of_the_whole(self, recorded: EpisodeDataset) -> None:
         source = make_source(recorded, goals="future")
-        whole, part = source.batch(3), source.batch(3, slice(1, None, 2))
+        whole, part = source.batches(3)[0], source.batches(3, slice(1, None, 2))[0]
         assert part.total == whole.total
         assert part.observation.task.instruction == whole.observation.task.instruction[1::2]
         for kind, given in whole.observation.task.given.items():
@@ -172,6 +172,6 @@ def replace_output(config: Config, output: Path) -> Config:
 def test_nothing_asked_is_nothing_asked(recorded: EpisodeDataset, trained: VLAPolicy) -> None:
     """What classifier-free guidance compares with."""
     source = make_source(recorded)
-    observation = source.batch(0).observation
+    observation = source.batches(0)[0].observation
     blank = replace(observation, task=observation.task.withheld())
     assert blank.task.instruction == [""] * 64 and not blank.task.given

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tiny
 import torch
 import yaml
+from robots import ROBOTS, write_robot
 from safetensors.torch import load_file
 
 from vla.training.checkpoint import latest_checkpoint, load_checkpoint
@@ -78,13 +80,23 @@ def test_a_killed_run_continues_bit_for_bit(tabletop: Path, encoders: dict[str, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("train_vision", ["none", "all"], ids=["cached features", "learning encoder"])
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"model__vision__train": "all", "training__accumulation": 2},
+        # Of eight observations one is of the crane: one of the processes has none.
+        {"data__stratify_by": "embodiment", "data__weights": {"arm": 7.0, "crane": 1.0}},
+    ],
+    ids=["cached features", "learning encoder", "two robots"],
+)
 def test_two_processes_learn_what_one_does(
-    tabletop: Path, encoders: dict[str, str], tmp_path: Path, train_vision: str
+    tabletop: Path, encoders: dict[str, str], tmp_path: Path, values: dict[str, Any]
 ) -> None:
     """The same global batch: losses equal to 1e-6. Dropout is drawn by each process for itself, so there is none."""
-    values = {"model__dropout": 0.0, "model__vision__train": train_vision, "training__steps": 12}
-    values |= {"training__accumulation": 2} if train_vision == "all" else {}
+    values = {"model__dropout": 0.0, "training__steps": 12, **values}
+    if "data__stratify_by" in values:
+        values["data__datasets"] = [str(write_robot(tmp_path / robot, robot)) for robot in ROBOTS]
     runs = []
     for processes in (1, 2):
         run = tmp_path / str(processes)

@@ -76,7 +76,7 @@ def stopped_at(step: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Training breaks off before step `step`."""
     optimize = Trainer._optimize
 
-    def stop(self: Trainer, batches: list[Batch]) -> Any:
+    def stop(self: Trainer, batches: list[list[Batch]]) -> Any:
         if self.step == step:
             raise Stopped
         return optimize(self, batches)
@@ -168,10 +168,10 @@ class TestStopping:
     ) -> None:
         optimize, seen = Trainer._optimize, []
 
-        def poisoned(self: Trainer, batches: list[Batch]) -> Any:
+        def poisoned(self: Trainer, batches: list[list[Batch]]) -> Any:
             if self.step == 3:
                 seen.append((self, {name: p.detach().clone() for name, p in self.policy.named_parameters()}))
-                batches[0].action[0, 0, 0] = np.nan
+                batches[0][0].action[0, 0, 0] = np.nan
             return optimize(self, batches)
 
         monkeypatch.setattr(Trainer, "_optimize", poisoned)
@@ -354,12 +354,12 @@ class TestStartingPoint:
     def test_new_data_may_reach_farther(self, config: MakeConfig) -> None:
         source = train(config("first"))
         policy = VLAPolicy.from_pretrained(source)
-        policy.normalize_action.high.fill_(0.01)
-        scale = policy.normalize_action.scale.clone()
+        policy.normalize_action[0].high.fill_(0.01)
+        scale = policy.normalize_action[0].scale.clone()
         policy.save_pretrained(source)
         policy = VLAPolicy.from_pretrained(train(config("second", init_from=str(source))))
-        assert (policy.normalize_action.high > 0.5).all()
-        assert torch.equal(policy.normalize_action.scale, scale)
+        assert (policy.normalize_action[0].high > 0.5).all()
+        assert torch.equal(policy.normalize_action[0].scale, scale)
 
 
 class TestMetricsFile:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,13 +15,14 @@ from vla.commands import load_policy, parse
 from vla.config import EnvironmentName, EvaluationConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
+from vla.training.finetune import FinetuneSettings, finetune_config
 
 if TYPE_CHECKING:
     from vla.evaluation.statistics import Rate
 
 
 @dataclass
-class Arguments:
+class Arguments(FinetuneSettings):
     """Train a policy on from a checkpoint: new data and a share of the old in every batch, so that it forgets nothing.
 
     Prints success on old and new families before and after.
@@ -34,25 +35,6 @@ class Arguments:
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """Folder that training wrote, or the name of a policy on the hub."""
-    data: list[str]
-    """Data sets with the new instructions."""
-    replay: list[str] = field(default_factory=list)
-    """Data sets the policy was trained on; without any it will forget what they taught."""
-    output: str = "runs/finetuned"
-    """Folder of the new run."""
-    new_share: float = 0.25
-    """Share of every batch that comes from the new data; the old gets the rest."""
-    replay_stride: int = 4
-    """Of the replay every n-th frame is learnt from (as in the first training: none is encoded again), of the new data
-    all."""
-    steps: int = 2000
-    """Optimizer steps."""
-    learning_rate: float = 3e-4
-    """Peak learning rate."""
-    time_limit: float | None = None
-    """Minutes after which training ends; the learning rate decays over these or the steps."""
-    seed: int = 0
-    """Of the data order and the noise."""
     resume: bool = False
     """Go on from the newest checkpoint in --output."""
     env: EnvironmentName = "tabletop"
@@ -65,11 +47,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parse(Arguments, "finetune", arguments)
     from accelerate import PartialState
 
-    from vla.training.finetune import FinetuneSettings, finetune_config
     from vla.training.trainer import train
 
-    settings = {key: value for key, value in asdict(chosen).items() if key not in ("resume", "env", "episodes")}
-    config = finetune_config(FinetuneSettings(**settings))
+    config = finetune_config(chosen)
     # Of several processes one measures and prints; the others wait for it where training begins.
     measures = chosen.episodes > 0 and PartialState().is_main_process
     new = _tasks(chosen.data)

@@ -65,7 +65,7 @@ def main(arguments: Sequence[str]) -> int:
         raise PromptError('the prompt is empty: say what to do, for example --prompt "touch the green star"')
     policy = load_policy(settings.checkpoint)
     stage = make_stage(settings.env, policy.config.cameras or {})
-    executor = ChunkExecutor(policy, settings.execute, settings.guidance)
+    executor = ChunkExecutor(policy, settings.execute, settings.guidance, embodiment=stage.embodiment)
     stage.reset(settings.seed, settings.prompt)
     print(stage.scene())
     if settings.prompt is not None:

@@ -52,6 +52,7 @@ def _facts_table(facts: dict[str, Any]) -> Table:
     table.add_row("format", f"LeRobot {facts['format_version']}")
     table.add_row("episodes", f"{facts['episodes']:,}")
     table.add_row("frames", f"{facts['frames']:,} at {facts['fps']} a second: {seconds / 60:.1f} minutes")
+    table.add_row("robot type", facts["robot_type"])
     table.add_row("cameras", ", ".join(cameras) or "none")
     table.add_row("state, action", f"{facts['state_dim']} and {facts['action_dim']} numbers")
     table.add_row("instructions", f"{len(facts['tasks']):,} different ones")

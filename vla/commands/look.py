@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import tyro
 
 from vla.commands import counting, load_policy, parse
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
+
+if TYPE_CHECKING:
+    from vla.tasks.look import Looker
 
 
 @dataclass(frozen=True)
@@ -43,11 +47,9 @@ class Arguments:
 
 def main(arguments: Sequence[str]) -> int:
     given = parse(Arguments, "look", arguments)
-    from vla.tasks.look import CriticLooker, Looker, TwoTowerLooker, calibrate, label_by_looking, score_attempts
+    from vla.tasks.look import calibrate, label_by_looking, score_attempts
 
-    is_policy = (Path(given.looker) / "policy").exists() or (Path(given.looker) / "tokenizer").is_dir()
-    looker: Looker
-    looker = CriticLooker(load_policy(given.looker), given.looker) if is_policy else TwoTowerLooker(given.looker)
+    looker = _looker(given.looker)
     labelled = EpisodeDataset(given.labelled)
     attempts = Segments.load(labelled)
     with counting("calibrating") as progress:
@@ -65,3 +67,14 @@ def main(arguments: Sequence[str]) -> int:
     segments.save(dataset.root)
     print(f"{given.dataset}: {(segments.labeller == looker.name).sum()} segments for {dataset.num_episodes} episodes")
     return 0
+
+
+def _looker(name: str) -> Looker:
+    from vla.models.policy import policy_folder
+    from vla.tasks.look import CriticLooker, TwoTowerLooker
+
+    try:
+        policy_folder(name)
+    except ValueError:  # a model of another kind
+        return TwoTowerLooker(name)
+    return CriticLooker(load_policy(name), name)

@@ -19,8 +19,9 @@ from vla.config import Config, DataConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
-from vla.data.goals import draw_goals
+from vla.data.goals import draw_goals, goal_reward
 from vla.data.keyframes import next_keyframes, switch_frames
+from vla.data.layout import INFO
 from vla.data.sampler import StratifiedSampler, shares
 from vla.data.segments import Segments
 from vla.tasks.kinds import LANGUAGE, shows_goal, takes_state, views_of
@@ -49,6 +50,12 @@ class TrainingData:
         return digest.hexdigest()
 
     @property
+    def by_embodiment(self) -> dict[str, list[EpisodeDataset]]:
+        """The data sets of each embodiment, in their order."""
+        names = dict.fromkeys(dataset.embodiment for dataset in self.datasets)
+        return {name: [dataset for dataset in self.datasets if dataset.embodiment == name] for name in names}
+
+    @property
     def observations(self) -> np.ndarray:
         """[N] int64: number of frames of each segment that predictions are learnt from."""
         return -(-(self.segments.stop - self.segments.start) // self.stride)
@@ -62,8 +69,9 @@ def load_training_data(config: Config) -> TrainingData:
     """
     settings = config.data
     datasets = [EpisodeDataset(path) for path in settings.datasets]
-    for other in datasets[1:]:
-        _check_same_layout(datasets[0], other)
+    for number, dataset in enumerate(datasets):
+        for earlier in datasets[:number]:
+            _check_fits(earlier, dataset)
     segments = Segments.concatenate([Segments.load(dataset, number) for number, dataset in enumerate(datasets)])
     keep = np.ones(len(segments), dtype=bool)
     if config.model.critic is None:
@@ -79,6 +87,20 @@ def load_training_data(config: Config) -> TrainingData:
     data = TrainingData(datasets, segments, strata, stratum, np.ones(len(strata)) / len(strata), stride)
     data.share = _shares(data, config)
     return data
+
+
+@dataclass
+class _Drawn:
+    """What is random about a global batch."""
+
+    stratum: np.ndarray  # [B] int64
+    segment: np.ndarray  # [B] int64
+    frame: np.ndarray  # [B] int64: the observation
+    last: np.ndarray  # [B] int64: the last frame that is imitated
+    given: dict[str, np.ndarray]  # kind of task identifier -> [B] bool
+    noise: np.ndarray  # [B, K, H, A] float32, A being the greatest of all embodiments
+    time: np.ndarray  # [B, K] float32
+    total: int  # valid action components
 
 
 class BatchSource:
@@ -101,18 +123,27 @@ class BatchSource:
         self._config = config
         self._caches = caches
         self._also_imitated = _imitated_failure(data.segments, config.data)
+        self._action_dim = np.array([dataset.action_dim for dataset in data.datasets])
         self._sampler = StratifiedSampler(
             data.stratum, data.observations, data.share, config.training.batch_size, config.training.seed
         )
 
-    def batch(self, step: int, slots: slice = slice(None)) -> Batch:
-        """The `slots` of global batch `step`."""
+    def batches(self, step: int, slots: slice = slice(None)) -> list[Batch]:
+        """The `slots` of global batch `step`: a batch for each embodiment among them."""
+        drawn = self._draw(step)
+        chosen = np.arange(len(drawn.segment))[slots]
+        embodiment = self.data.segments.embodiment[drawn.segment[chosen]]
+        parts = [chosen[embodiment == name] for name in self.data.by_embodiment]
+        return [self._batch(drawn, part) for part in parts if len(part)]
+
+    def _draw(self, step: int) -> _Drawn:
+        """Everything random about global batch `step`."""
         stratum, segment, offset = self._sampler.batch(step)
         model, training = self._config.model, self._config.training
         rng = np.random.default_rng([training.seed, step, 1])
         samples = model.diffusion.noise_samples
-        action_dim = self.data.datasets[0].action_dim
-        noise = rng.standard_normal((training.batch_size, samples, model.horizon, action_dim), dtype=np.float32)
+        shape = (training.batch_size, samples, model.horizon, self._action_dim.max())
+        noise = rng.standard_normal(shape, dtype=np.float32)
         # One time in each of K equal parts of [0, 1): the same expectation as independent times, with less variance.
         time = (np.arange(samples) + rng.random((training.batch_size, samples))) / samples
         time = np.minimum(time.astype(np.float32), LATEST_TIME)
@@ -120,25 +151,28 @@ class BatchSource:
         given = self._given(rng, ~withheld)
         frame, last = self._ends(rng, segment, offset, given)
         left = np.minimum(last - frame + 1, model.horizon)
-        total = int(left.sum()) * action_dim
+        total = int((left * self._action_dim[self.data.segments.dataset[segment]]).sum())
+        return _Drawn(stratum, segment, frame, last, given, noise, time, total)
 
-        stratum, segment, frame, last = stratum[slots], segment[slots], frame[slots], last[slots]
-        segments = self.data.segments
+    def _batch(self, drawn: _Drawn, slots: np.ndarray) -> Batch:
+        """The `slots` [b] of what was drawn, all of one embodiment."""
+        model, segments = self._config.model, self.data.segments
+        segment, frame, last = drawn.segment[slots], drawn.frame[slots], drawn.last[slots]
         # Frames in their episode, clipped to the segment's end: what comes after belongs to another attempt.
         chunk = np.minimum(frame[:, None] + np.arange(model.horizon), last[:, None])  # [b, H]
         dataset = segments.dataset[segment]
         keyframes = self._keyframes(dataset, frame, last)  # [b, W]
-        given = {kind: row[slots] for kind, row in given.items()}
+        given = {kind: row[slots] for kind, row in drawn.given.items()}
         reached = self._reached(segment, given)
         return Batch(
             observation=self._observation(segment, frame, last, given),
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
             valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) <= last[:, None]),
             keyframes=torch.from_numpy(self._gather(dataset, keyframes, "observation.state")),
-            stratum=torch.from_numpy(stratum),
-            total=total,
-            noise=torch.from_numpy(noise[slots]),
-            time=torch.from_numpy(time[slots]),
+            stratum=torch.from_numpy(drawn.stratum[slots]),
+            total=drawn.total,
+            noise=torch.from_numpy(drawn.noise[slots, ..., : self._action_dim[dataset[0]]]),
+            time=torch.from_numpy(drawn.time[slots]),
             imitated=None if model.critic is None else torch.from_numpy(reached | self._also_imitated[segment]),
             consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
         )
@@ -155,13 +189,13 @@ class BatchSource:
             state=torch.from_numpy(self._gather(dataset, past, "observation.state")),
             task=self._task(segment, frame, goal, given),
             history_valid=torch.from_numpy(exists) if self._config.model.history > 1 else None,
+            embodiment=self.data.segments.embodiment[segment[0]],
             **self._pixels(dataset, past),
         )
 
     def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
         """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
-        shown = _any([row for kind, row in given.items() if shows_goal(kind)], len(segment))
-        return self.data.segments.success[segment] | (shown & ~_told(given, len(segment)))
+        return self.data.segments.success[segment] | _shown(given, len(segment))
 
     def _consequence(
         self,
@@ -174,15 +208,29 @@ class BatchSource:
         """What comes of the actions that the critic judges, in slots [b]."""
         critic = self._config.model.critic
         assert critic is not None
-        after = np.minimum(frame + critic.actions, last)
-        over = after == last
-        reward = np.where(over & reached, critic.discount ** (last - frame), 0.0)
+        end = self._reaching(segment, frame, last, given, critic.actions)
+        after = np.minimum(frame + critic.actions, end)
+        over = after == end
+        reward = np.where(over & reached, critic.discount ** (end - frame), 0.0)
         discount = np.where(over, 0.0, critic.discount ** (after - frame))
         return Consequence(
             torch.from_numpy(reward.astype(np.float32)),
             torch.from_numpy(discount.astype(np.float32)),
             self._observation(segment, after, last, given),
         )
+
+    def _reaching(
+        self, segment: np.ndarray, frame: np.ndarray, last: np.ndarray, given: dict[str, np.ndarray], ahead: int
+    ) -> np.ndarray:
+        """[b]: the first of the next frames that is in the state of a drawn goal, else `last`, which is the goal."""
+        if not takes_state(self._config.model.task_kinds):
+            return last
+        way = np.minimum(frame[:, None] + np.arange(ahead + 1), last[:, None])
+        states = self._gather(self.data.segments.dataset[segment], np.append(way, last[:, None], axis=1),
+                              self._config.model.goal_state)  # fmt: skip
+        _, done = goal_reward(states[:, :-1], states[:, -1:], tolerance=self._config.data.goal_tolerance)
+        there = way[np.arange(len(way)), done.argmax(axis=1)]
+        return np.where(done.any(axis=1) & _shown(given, len(segment)), there, last)
 
     def _given(self, rng: np.random.Generator, told: np.ndarray) -> dict[str, np.ndarray]:
         """Which kinds of task identifiers each slot gets, [B] bool each; none where it isn't `told` [B] anything."""
@@ -302,6 +350,11 @@ def _told(given: dict[str, np.ndarray], size: int) -> np.ndarray:
     return _any([row for kind, row in given.items() if not shows_goal(kind)], size)
 
 
+def _shown(given: dict[str, np.ndarray], size: int) -> np.ndarray:
+    """[size] bool: the slots that are asked for nothing but a goal drawn from their own frames."""
+    return _any([row for kind, row in given.items() if shows_goal(kind)], size) & ~_told(given, size)
+
+
 def _any(rows: list[np.ndarray], size: int) -> np.ndarray:
     return np.any(rows, axis=0) if rows else np.zeros(size, bool)
 
@@ -350,9 +403,15 @@ def _strides(config: Config) -> np.ndarray:
     return np.array(strides, np.int64)
 
 
-def _check_same_layout(first: EpisodeDataset, other: EpisodeDataset) -> None:
-    for field in ("cameras", "state_dim", "action_dim", "fps"):
+def _check_fits(first: EpisodeDataset, other: EpisodeDataset) -> None:
+    """Cameras are the same for all, everything else for those of one embodiment."""
+    same_robot = first.embodiment == other.embodiment
+    fixes = {"cameras": "Train on data sets with the same cameras together"}
+    if same_robot:
+        own = "If it is another robot or control mode, give it another robot_type in meta/info.json"
+        fixes |= {"state_dim": own, "action_dim": own, "fps": own}
+    for field, fix in fixes.items():
         ours, theirs = getattr(first, field), getattr(other, field)
         if ours != theirs:
-            raise DatasetError(other.root, field, f"is {theirs}, but {first.root} has {ours}",
-                               "Train on data sets of one layout together")
+            robot = f" for the same robot_type {first.embodiment!r}" if same_robot else ""
+            raise DatasetError(other.root / INFO, field, f"is {theirs}, but {first.root} has {ours}{robot}", fix)

@@ -300,6 +300,7 @@ def describe(dataset: EpisodeDataset) -> dict[str, Any]:
         "episodes": dataset.num_episodes,
         "frames": dataset.num_frames,
         "tasks": dict(Counter(dataset.episodes.instruction.tolist())),
+        "robot_type": dataset.embodiment,
         "cameras": {name: list(size) for name, size in dataset.cameras.items()},
         "state_dim": dataset.state_dim,
         "action_dim": dataset.action_dim,

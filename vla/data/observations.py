@@ -32,4 +32,5 @@ def recorded_observation(
             for camera, size in dataset.cameras.items()
         },
         history_valid=torch.from_numpy(past >= first[:, None]) if history > 1 else None,
+        embodiment=dataset.embodiment,
     )

@@ -43,7 +43,7 @@ def rank(
     """
     if policy.critic is None:
         raise ValueError("the policy has no critic; train one with model.critic")
-    policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim)
+    policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.embodiment)
     segments = Segments.load(dataset)
     segments = segments.select(segments.source == "demonstration")
     if segments.success.all() or not segments.success.any():
@@ -87,5 +87,5 @@ def _quality(
     actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
     assert policy.critic is not None
     context = policy.read(observation.to(policy.device))
-    chunks = policy.normalize_action(actions.to(policy.device))
+    chunks = policy.normalize_action[context.embodiment](actions.to(policy.device))
     return policy.critic.quality(context, chunks[:, None])[:, 0].cpu().numpy()

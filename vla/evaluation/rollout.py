@@ -75,7 +75,7 @@ class Policy(Protocol):
 
     @property
     def config(self) -> Any:
-        """Has `cameras` (name -> [Y, X]), `fps`, `tasks`, and `model.horizon`, `model.history`."""
+        """Has `cameras` (name -> [Y, X]), `tasks`, and `model.horizon`, `model.history`."""
 
     def act_batch(
         self,
@@ -85,8 +85,9 @@ class Policy(Protocol):
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
+        embodiment: str | None = None,
     ) -> np.ndarray:
-        """Action chunks `[B, H, A]` in robot units; `seeds` [B] key the noise of each."""
+        """Action chunks `[B, H, A]` in the embodiment's units; `seeds` [B] key the noise of each."""
 
 
 class Environment(Protocol):
@@ -101,6 +102,7 @@ class Suite(Protocol):
     """What an environment brings along to be evaluated on; `vla.envs.load_suite` finds it by name."""
 
     name: str
+    embodiment: str  # robot_type of its recordings
     families: tuple[str, ...]  # of outcomes, all that can be asked for
     default_families: tuple[str, ...]
 
@@ -184,6 +186,7 @@ def rollout(
             guidance,
             [episode.goal for episode in running],
             candidates,
+            suite.embodiment,
         )
         for place, episode in reversed(list(enumerate(running))):
             episode.play(chunks[place, :execute])

@@ -132,7 +132,7 @@ def evaluate(
         },
         checkpoint=checkpoint,
         parameters=_parameters(policy),
-        fps=policy.config.fps,
+        fps=suite.layout(policy.config.cameras)["fps"],
         seconds=seconds,
         rollouts=tuple(rollouts),
     )

@@ -23,8 +23,9 @@ class Policy(Protocol):
     def config(self) -> Any:
         """Has `model.history` (T) and `model.horizon` (H)."""
 
-    def act(self, observation: Observation, instruction: str, seed: int = 0, guidance: float = 1.0) -> np.ndarray:
-        """An action chunk `[H, A]` in robot units."""
+    def act(self, observation: Observation, instruction: str, seed: int = 0, guidance: float = 1.0, *,
+            embodiment: str | None = None) -> np.ndarray:
+        """An action chunk `[H, A]` in the embodiment's units."""
 
 
 class ChunkExecutor:
@@ -37,16 +38,20 @@ class ChunkExecutor:
         execute: actions played of each chunk, at most the policy's horizon.
         guidance: classifier-free guidance scale; 1 is none.
         seed: of the diffusion noise. The n-th prediction after a reset is a function of it, n and the observation.
+        embodiment: the robot that acts; by default the only one that the policy was trained with.
 
     Raises:
         ValueError: `execute` is not between 1 and the horizon.
     """
 
-    def __init__(self, policy: Policy, execute: int, guidance: float = 1.0, seed: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, execute: int, guidance: float = 1.0, seed: int = 0, embodiment: str | None = None
+    ) -> None:
         horizon = policy.config.model.horizon
         if not 1 <= execute <= horizon:
             raise ValueError(f"execute is {execute}; the policy predicts {horizon} actions, so choose 1 to {horizon}")
         self._policy, self._execute, self._guidance, self._seed = policy, execute, guidance, seed
+        self._embodiment = embodiment
         self._past: deque[Observation] = deque(maxlen=policy.config.model.history)
         self._instruction: str | None = None
         self._chunk: deque[np.ndarray] = deque()
@@ -80,7 +85,9 @@ class ChunkExecutor:
     def _predict(self, instruction: str) -> np.ndarray:
         """The part `[execute, A]` of a new chunk that will be played."""
         seed = self._seed + self._predictions
-        chunk = self._policy.act(self._history(), instruction, seed=seed, guidance=self._guidance)
+        chunk = self._policy.act(
+            self._history(), instruction, seed=seed, guidance=self._guidance, embodiment=self._embodiment
+        )
         self._predictions += 1
         return chunk[: self._execute]
 

@@ -22,6 +22,7 @@ class Stage(Protocol):
     """A simulated scene in words and pictures."""
 
     fps: int
+    embodiment: str  # the robot in it
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:
         """The scene of the seed; without one, the first scene in which the prompt can be followed."""

@@ -11,7 +11,7 @@ M = T + Q + W + Z context tokens, D width, S state, G numbers of a goal state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vla.batch import TaskIdentifier
 from vla.config import ModelConfig
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.layers import Attention, FeedForward, grid_positions
 from vla.models.normalizer import Normalizer
 from vla.models.pointer import Cells, Choose, Guess, Pointer, locate
@@ -37,33 +38,33 @@ class Context:
     tokens: Tensor  # [B, M, D]
     mask: Tensor  # [B, M] bool, True where there is a token
     keyframes: Guess  # where the motion leads to
+    state: Tensor  # [B, S] the robot's now, normalised
+    named: Tensor  # [B, R, S] where the things lie that the words name
+    embodiment: int = 0  # number of the one whose context it is
 
 
 class ContextReader(nn.Module):
-    seen: Tensor  # [S] 1 for state components that can be pointed at in the picture, else 0
-
-    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int, state_dim: int,
-                 goal_dim: int = 0) -> None:
+    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], text_channels: int,
+                 embodiments: Sequence[Embodiment]) -> None:
         """`grids`: layout of the taps of every camera."""
         super().__init__()
-        self.images = ImageTokens(config, grids, state_dim)
+        self.images = ImageTokens(config, grids, embodiments)
         self.text = nn.Sequential(nn.Linear(text_channels, config.width), nn.LayerNorm(config.width))
         self.withheld = nn.Parameter(torch.randn(1, config.width) * 0.02)  # stands in for an empty instruction
-        self.pointer = Pointer(config, state_dim)
-        self.state = nn.Sequential(
-            nn.Linear(state_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width)
-        )
+        self.pointer = Pointer(config, embodiments)
+        self.state = Adapters(embodiments, lambda robot: nn.Sequential(
+            nn.Linear(robot.state_dim, config.width), nn.GELU(), nn.Linear(config.width, config.width)
+        ))
         self.state_age = nn.Parameter(torch.randn(config.history, config.width) * 0.02)
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.blocks = nn.ModuleList(ReaderBlock(config) for _ in range(config.reader_layers))
         self.norm = nn.LayerNorm(config.width)
-        self.register_buffer("seen", torch.ones(state_dim))
-        sizes = Sizes(config.width, goal_dim)
+        sizes = Sizes(config.width, embodiments)
         self.kinds = nn.ModuleDict({kind: KINDS[kind](sizes) for kind in config.task_kinds if kind != LANGUAGE})
 
     def forward(self, text: Tensor, text_mask: Tensor, task: TaskIdentifier, features: dict[str, Tensor],
                 views: dict[str, Tensor], goal: Tensor | None, state: Tensor, history_valid: Tensor | None,
-                choose: Choose) -> Context:
+                embodiment: int, choose: Choose) -> Context:
         """
         Args:
             text: [B, L, E] instruction tokens; text_mask: [B, L]. A row without any token is a withheld instruction.
@@ -71,6 +72,7 @@ class ContextReader(nn.Module):
             features: camera -> [B, T, F] flat features. views: camera -> [B, V, F], none where none were given.
             goal: [B, 2, G] normalised state now and at the goal.
             state: [B, T, S] normalised. history_valid: [B, T] bool, None where every frame exists.
+            embodiment: number of the one that sees all this.
             choose: which of the places that a keyframe may be at the next one builds on.
         """
         batch, history = state.shape[:2]
@@ -82,16 +84,18 @@ class ContextReader(nn.Module):
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
         contents = self.images.contents(features)
-        scene = Scene(contents, self.images.contents(views) if views else None, goal)
+        scene = Scene(contents, self.images.contents(views) if views else None, goal, embodiment)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
-        cells = self.images(contents, history_valid, wanted)
-        pointed, guess = self.pointer(words, text_mask, asked, asked_mask, cells, state[:, -1], self.seen, choose)
-        tokens = torch.cat([self.state(state) + self.state_age, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
+        cells = self.images(contents, history_valid, wanted, embodiment)
+        now = state[:, -1]
+        pointed, guess, named = self.pointer(words, text_mask, asked, asked_mask, cells, now, embodiment, choose)
+        felt = self.state[embodiment](state) + self.state_age
+        tokens = torch.cat([felt, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:
             tokens = block(tokens, asked, torch.cat([exists, asked_mask], dim=1), cells)
         mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), asked_mask], dim=1)
-        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess)
+        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess, now, named, embodiment)
 
     def _asked(self, words: Tensor, text_mask: Tensor, task: TaskIdentifier,
                scene: Scene) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -110,17 +114,23 @@ class ContextReader(nn.Module):
         return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.stack(wanted).sum(dim=0) if wanted else None
 
     @torch.no_grad()
-    def fit(self, samples: Mapping[str, tuple[Tensor, Tensor]], state: Tensor) -> None:
-        """Fit what isn't learnt to a sample of the data.
+    def standardize(self, samples: Mapping[str, Tensor]) -> None:
+        """Fit the scale of the image channels to a sample of frames: camera -> features [n, F]."""
+        for camera, features in samples.items():
+            self.images.standardize(camera, features)
+
+    @torch.no_grad()
+    def calibrate(self, samples: Mapping[str, tuple[Tensor, Tensor]], state: Tensor, embodiment: int = 0) -> None:
+        """Find out which state of an embodiment the cells of the picture stand for.
 
         Args:
             samples: camera -> features [n, F] of n frames and of the frames after them.
             state: [n, S] normalised, halfway between the two.
         """
-        explained = [self.images.fit(camera, *pair, state) for camera, pair in samples.items()]
+        explained = [self.images.calibrate(camera, *pair, state, embodiment) for camera, pair in samples.items()]
         seen = torch.stack(explained).amax(dim=0) > SEEN
         # Where no camera tells the state, all of it is to be guessed, as well as that goes.
-        self.seen.copy_(seen if seen.any() else torch.ones_like(self.seen))
+        self.images.state[embodiment].seen.copy_(seen if seen.any() else torch.ones_like(seen))
 
 
 class ImageTokens(nn.Module):
@@ -130,7 +140,7 @@ class ImageTokens(nn.Module):
     place up would remember scenes instead of reading instructions.
     """
 
-    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], state_dim: int) -> None:
+    def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         self.grids = grids
         self.merge = config.vision.merge
@@ -153,13 +163,22 @@ class ImageTokens(nn.Module):
         fourier = grid_positions(1, 1).shape[1]
         self.norm = nn.LayerNorm(config.width)
         self.position = nn.ModuleDict({camera: nn.Linear(fourier, config.width) for camera in grids})
-        self.state = nn.ModuleDict({camera: nn.Linear(fourier, state_dim) for camera in grids})
+        self.state = Adapters(embodiments, lambda robot: CellStates(grids, fourier, robot.state_dim))
         self.age = nn.Parameter(torch.zeros(config.history, config.width))
 
-    def fit(self, camera: str, before: Tensor, after: Tensor, state: Tensor) -> Tensor:
-        """Standardise the channels, and find out which state each cell stands for.
+    def standardize(self, camera: str, features: Tensor) -> None:
+        """Fit the scale of the channels to features [n, F].
 
         Channels of a pretrained encoder differ in scale by orders of magnitude, and an empty table is most of an image.
+        """
+        cells = to_grid(features.float(), self.grids[camera])
+        spread, mean = torch.std_mean(cells, dim=(0, 2, 3))
+        normalizer = cast(Normalizer, self.normalize[camera])
+        normalizer.fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
+
+    def calibrate(self, camera: str, before: Tensor, after: Tensor, state: Tensor, embodiment: int) -> Tensor:
+        """Find out which state each cell stands for.
+
         Where the image changes is where the robot moves: that calibrates the camera before training begins.
 
         Args:
@@ -168,31 +187,28 @@ class ImageTokens(nn.Module):
         Returns:
             Share [S] of the variance of each state component that positions in the image explain.
         """
-        cells = to_grid(before.float(), self.grids[camera])
-        spread, mean = torch.std_mean(cells, dim=(0, 2, 3))
-        normalizer = cast(Normalizer, self.normalize[camera])
-        normalizer.fit(mean, spread.clamp(min=1e-3), cells.amin((0, 2, 3)), cells.amax((0, 2, 3)))
         change = self._cells(camera, after) - self._cells(camera, before)
         positions = self.get_buffer(f"positions_{camera}")
         slopes, intercepts, explained = locate(change.square().mean(dim=-1), positions[:, :2], state)
-        states = cast(nn.Linear, self.state[camera])
+        states = self.state[embodiment].camera(camera)
         states.weight.zero_()
         states.weight[:, :2] = slopes
         states.bias.copy_(intercepts)
         return explained
 
-    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None) -> Cells:
+    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None, embodiment: int) -> Cells:
         """`contents` [B, T, n, D] of frames, which of them exist, [B, T], and what is wanted where, [B, T, n, D]."""
+        own = self.state[embodiment]
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
         places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         places = rearrange(rearrange(self.age, "t d -> t 1 d") + places, "t n d -> (t n) d")
-        states = torch.cat([self.state[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        states = torch.cat([own.camera(camera)(self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
         if wanted is None:
-            return Cells(shows, shows + places, states, mask)
+            return Cells(shows, shows + places, states, own.seen, mask)
         wanted = rearrange(wanted, "b t n d -> b (t n) d")
-        return Cells(shows, shows + places + wanted, states, mask, wanted)
+        return Cells(shows, shows + places + wanted, states, own.seen, mask, wanted)
 
     def contents(self, features: dict[str, Tensor]) -> Tensor:
         """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""
@@ -208,6 +224,21 @@ class ImageTokens(nn.Module):
         cells = to_grid(features.float(), self.grids[camera])
         cells = self.normalize[camera](rearrange(cells, "n c h w -> n h w c"))
         return rearrange(cells, "n (h i) (w j) c -> n (h w) (i j c)", i=self.merge, j=self.merge)
+
+
+class CellStates(nn.Module):
+    """The state of a robot that each place in each camera's picture stands for."""
+
+    seen: Tensor  # [S] 1 for state components that can be pointed at in the picture, else 0
+
+    def __init__(self, cameras: Iterable[str], channels: int, state_dim: int) -> None:
+        super().__init__()
+        self.of = nn.ModuleDict({camera: nn.Linear(channels, state_dim) for camera in cameras})
+        self.register_buffer("seen", torch.ones(state_dim))
+
+    def camera(self, name: str) -> nn.Linear:
+        """From Fourier features of places in its picture, [..., F], to states, [..., S]."""
+        return cast(nn.Linear, self.of[name])
 
 
 class ReaderBlock(nn.Module):

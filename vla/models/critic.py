@@ -11,13 +11,15 @@ Worth is the discounted chance of doing what is asked for, so it lies in [0, 1] 
     Q(s, chunk, z)  -> reward + discount^n V(s', z), reward alone at the end
 
 The critic reads the policy's context and leaves it alone: its gradient ends there. What it judges by is what the policy
-has found without knowing what came after.
+has found without knowing what came after. What is asked for is mostly about where the named things lie, so it is told
+that apart: to find them anew in the context would take it as long as it took the policy.
 
-Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context tokens, D width.
+Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context tokens, R references, S state, D width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
@@ -27,16 +29,19 @@ from torch import Tensor, nn
 
 from vla.config import CriticConfig, ModelConfig
 from vla.models.context import Context
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import HeadBlock
+from vla.models.pointer import feature_size, features
 
 
 class Critic(nn.Module):
-    def __init__(self, config: ModelConfig, settings: CriticConfig, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, settings: CriticConfig, embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         self.settings = settings
         self.situation = Judge(config, settings.layers, 1)
         self.chunk = Judge(config, settings.layers, 2)  # the lesser of two opinions counts (Fujimoto et al. 2018)
-        self.action_in = nn.Linear(action_dim, config.width)
+        self.places = Adapters(embodiments, lambda robot: Places(config, robot.state_dim))
+        self.action_in = Adapters(embodiments, lambda robot: nn.Linear(robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
 
     def value(self, context: Context) -> Tensor:
@@ -55,7 +60,6 @@ class Critic(nn.Module):
             chunk: [B, H, A] normalised, what was done.
             reward: [B] discounted, of those actions. discount: [B] what is left of the worth of `after`; 0 at the end.
         """
-        context, after = _apart(context), _apart(after)
         opinions = self._opinions(context, chunk[:, None])[:, 0]
         situation = self._situation(context)
         with torch.no_grad():
@@ -74,12 +78,43 @@ class Critic(nn.Module):
         return self.quality(context, chunk[:, None])[:, 0] - self.value(context)
 
     def _situation(self, context: Context) -> Tensor:
+        context = self._seen(context)
         nothing = context.tokens.new_zeros(len(context.tokens), 1, 0, context.tokens.shape[-1])
         return rearrange(self.situation(nothing, context), "b 1 1 -> b")
 
     def _opinions(self, context: Context, chunks: Tensor) -> Tensor:
         """Logits [B, K, 2]."""
-        return self.chunk(self.action_in(chunks[:, :, : self.settings.actions]) + self.position, context)
+        judged = self.action_in[context.embodiment](chunks[:, :, : self.settings.actions])
+        return self.chunk(judged + self.position, self._seen(context))
+
+    def _seen(self, context: Context) -> Context:
+        """The context, out of reach of gradients, and a token about where things are."""
+        places = self.places[context.embodiment](context.state.detach(), context.named.detach())
+        exists = context.mask.new_ones(len(places), 1)
+        return replace(
+            context,
+            tokens=torch.cat([context.tokens.detach(), rearrange(places, "b d -> b 1 d")], dim=1),
+            mask=torch.cat([context.mask, exists], dim=1),
+        )
+
+
+class Places(nn.Module):
+    """Where the robot and the named things are, each by itself and relative to the others."""
+
+    def __init__(self, config: ModelConfig, state_dim: int) -> None:
+        super().__init__()
+        count = config.references + 1
+        size = (count + count * (count - 1) // 2) * feature_size(state_dim)
+        self.think = nn.Sequential(
+            nn.Linear(size, config.width), nn.GELU(), nn.Linear(config.width, config.width), nn.LayerNorm(config.width)
+        )
+
+    def forward(self, state: Tensor, named: Tensor) -> Tensor:
+        """The robot's normalised state [B, S] and the states that stand for the things' places, [B, R, S] -> [B, D]."""
+        places = torch.cat([rearrange(state, "b s -> b 1 s"), named], dim=1)
+        one, other = torch.triu_indices(places.shape[1], places.shape[1], offset=1)
+        known = torch.cat([places, places[:, one] - places[:, other]], dim=1)
+        return self.think(rearrange(features(known), "b n f -> b (n f)"))
 
 
 class Judge(nn.Module):
@@ -100,7 +135,3 @@ class Judge(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, condition, context)
         return self.out(tokens[:, :, 0])
-
-
-def _apart(context: Context) -> Context:
-    return replace(context, tokens=context.tokens.detach())

@@ -11,6 +11,7 @@ Shapes: B batch, K noise samples, H horizon, A action, M context tokens, D width
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 
 from vla.config import DiffusionConfig, ModelConfig
 from vla.models.context import Context
-from vla.models.layers import Attention, FeedForward, sinusoidal
+from vla.models.embodiment import Adapters, Embodiment
+from vla.models.layers import Attention, FeedForward, sinusoidal, zeros
 
 BETAS = "squaredcos_cap_v2"  # Nichol & Dhariwal 2021
 
@@ -29,12 +31,12 @@ BETAS = "squaredcos_cap_v2"  # Nichol & Dhariwal 2021
 class DiffusionHead(nn.Module):
     alphas: Tensor  # [train_steps]
 
-    def __init__(self, config: ModelConfig, action_dim: int) -> None:
+    def __init__(self, config: ModelConfig, embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         self.config = config.diffusion
         self.width = config.width
         self.patch = config.actions_per_token
-        self.action_in = nn.Linear(self.patch * action_dim, config.width)
+        self.action_in = Adapters(embodiments, lambda robot: nn.Linear(self.patch * robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(config.horizon // self.patch, config.width) * 0.02)
         self.time = nn.Sequential(
             nn.Linear(config.width, config.width), nn.SiLU(), nn.Linear(config.width, config.width)
@@ -43,10 +45,11 @@ class DiffusionHead(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(config.width, elementwise_affine=False)
         self.modulation = nn.Linear(config.width, 2 * config.width)
-        self.action_out = nn.Linear(config.width, self.patch * action_dim)
-        for layer in (self.modulation, self.action_out, *(block.modulation for block in blocks)):
-            nn.init.zeros_(layer.weight)
-            nn.init.zeros_(layer.bias)
+        self.action_out = Adapters(
+            embodiments, lambda robot: zeros(nn.Linear(config.width, self.patch * robot.action_dim))
+        )
+        for layer in (self.modulation, *(block.modulation for block in blocks)):
+            zeros(layer)
         # Alpha-bar of the discrete diffusion; unused by flow matching.
         noise_schedule: Any = DDPMScheduler(self.config.train_steps, beta_schedule=BETAS)
         self.register_buffer("alphas", noise_schedule.alphas_cumprod, persistent=False)
@@ -103,12 +106,13 @@ class DiffusionHead(nn.Module):
 
     def forward(self, noisy: Tensor, time: Tensor, context: Context) -> Tensor:
         """Prediction [B, K, H, A] for noisy chunks [B, K, H, A] at times [B, K]."""
-        tokens = self.action_in(rearrange(noisy, "b k (h p) a -> b k h (p a)", p=self.patch)) + self.position
+        patches = rearrange(noisy, "b k (h p) a -> b k h (p a)", p=self.patch)
+        tokens = self.action_in[context.embodiment](patches) + self.position
         condition = self.time(sinusoidal(1000 * time, self.width))
         for block in self.blocks:
             tokens = block(tokens, condition, context)
         shift, scale = rearrange(self.modulation(condition), "b k (two d) -> two b k 1 d", two=2)
-        predicted = self.action_out(self.norm(tokens) * (1 + scale) + shift)
+        predicted = self.action_out[context.embodiment](self.norm(tokens) * (1 + scale) + shift)
         return rearrange(predicted, "b k h (p a) -> b k (h p) a", p=self.patch)
 
     def _on_schedule(self, time: Tensor) -> Tensor:

@@ -54,6 +54,13 @@ class FeedForward(nn.Sequential):
         )
 
 
+def zeros(linear: nn.Linear) -> nn.Linear:
+    """The layer, answering zero to begin with."""
+    nn.init.zeros_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
+
+
 def sinusoidal(positions: Tensor, width: int, longest: float = 10_000.0) -> Tensor:
     """Sine and cosine features of real positions [...] -> [..., width] (Vaswani et al. 2017)."""
     frequencies = torch.exp(-math.log(longest) * torch.arange(width // 2, device=positions.device) / (width // 2))

@@ -52,6 +52,7 @@ class Layout:
     tasks: Sequence[str] = ()
     goal_key: str = ""  # of the column that a goal state is a value of
     goal_dim: int = 0
+    embodiment: str | None = None  # whose observations these are; None for a policy that knows but one
 
 
 def stack(observations: Sequence[RawObservation], instructions: Sequence[str], layout: Layout,
@@ -83,6 +84,7 @@ def stack(observations: Sequence[RawObservation], instructions: Sequence[str], l
         task=_task([instruction.strip() for instruction in instructions], observations, given, layout),
         images=images,
         history_valid=torch.from_numpy(np.stack(valid)) if history > 1 else None,
+        embodiment=layout.embodiment,
     )
 
 

@@ -20,7 +20,7 @@ for, R references, D width, S state, F Fourier features of a state.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -28,7 +28,8 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 
 from vla.config import ModelConfig
-from vla.models.layers import fourier
+from vla.models.embodiment import Adapters, Embodiment
+from vla.models.layers import fourier, zeros
 
 SPREAD = 0.15  # standard deviation of every component, normalised units: about half a cell of an 8 x 8 grid
 QUERIES = 8  # that a plan is read with
@@ -45,6 +46,7 @@ class Cells:
     shows: Tensor  # [B, N, D] what is in each cell
     placed: Tensor  # [B, N, D] the same, where and when that is, and what is wanted there
     states: Tensor  # [N, S] the normalised state of the robot that each cell stands for
+    seen: Tensor  # [S] 1 for components of the state that cells can stand for, else 0
     mask: Tensor | None  # [B, N] bool, None where every cell exists
     wanted: Tensor | None = None  # [B, N, D] what is to be there, if a picture says so
 
@@ -113,55 +115,59 @@ def drawn_by(chance: Tensor) -> Choose:
 
 
 class Pointer(nn.Module):
-    def __init__(self, config: ModelConfig, state_dim: int) -> None:
+    def __init__(self, config: ModelConfig, embodiments: Sequence[Embodiment]) -> None:
         super().__init__()
         width = config.width
         self.keyframes = config.keyframes
         self.plan = Plan(width)
-        self.phase = nn.Sequential(
-            nn.Linear(state_dim + config.keyframes, width), nn.GELU(), nn.Linear(width, width)
-        )
+        self.phase = Adapters(embodiments, lambda robot: nn.Sequential(
+            nn.Linear(robot.state_dim + config.keyframes, width), nn.GELU(), nn.Linear(width, width)
+        ))
         self.norm = nn.LayerNorm(width)
         self.references = References(config)
-        self.choice = Choice(width, state_dim, config.references)
+        self.choice = Choice(width, embodiments, config.references)
         self.content = nn.Linear(width, width)
-        self.place = nn.Linear(2 * feature_size(state_dim), width)
+        self.place = Adapters(embodiments, lambda robot: nn.Linear(2 * feature_size(robot.state_dim), width))
 
     def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
-                seen: Tensor, choose: Choose) -> tuple[Tensor, Guess]:
+                embodiment: int, choose: Choose) -> tuple[Tensor, Guess, Tensor]:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
             asked: [B, Z, D] the words and what other kinds of task identifiers say; asked_mask: [B, Z] bool.
-            now: [B, S] normalised state. seen: [S], 1 for components that cells can stand for, else 0.
+            now: [B, S] normalised state of the embodiment of this number.
             choose: what is built on for a keyframe, of all that the guess about it allows.
 
         Returns:
-            Tokens [B, W, D], each with what it points at and where that is, and the guess.
+            Tokens [B, W, D], each with what it points at and where that is; the guess; and where the things lie that
+            the references picked, [B, R, S].
         """
         likeness, share = self.references(words, words_mask, cells)
-        between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * seen)
+        between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * cells.seen)
         around = einsum(share, between, "b r m, n m f -> b n r f")
         plan = self.plan(asked, asked_mask)
-        scene, content = self.choice.scene(cells, seen), self.content(cells.placed)  # the same for every keyframe
+        # The same for every keyframe.
+        scene, content = self.choice.scene(cells, embodiment), self.content(cells.placed)
         came_from = now
         tokens: list[Tensor] = []
         guesses: list[Guess] = []
         for which in torch.eye(self.keyframes, device=now.device):
-            token = self.norm(plan + self.phase(torch.cat([now, which.expand(len(now), -1)], dim=1)))
-            guess = self.choice(token, cells, scene, likeness, around, came_from, seen)
+            phase = self.phase[embodiment](torch.cat([now, which.expand(len(now), -1)], dim=1))
+            token = self.norm(plan + phase)
+            guess = self.choice(token, cells, scene, likeness, around, came_from, embodiment)
             came_from = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
-            tokens.append(token + self._found(content, guess, came_from, now))
+            tokens.append(token + self._found(content, guess, came_from, now, embodiment))
             guesses.append(guess)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
-        return torch.stack(tokens, dim=1), Guess(log_weight, state, seen)
+        named = einsum(share, cells.states * cells.seen, "b r n, n s -> b r s")
+        return torch.stack(tokens, dim=1), Guess(log_weight, state, cells.seen), named
 
-    def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor) -> Tensor:
+    def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor, embodiment: int) -> Tensor:
         """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""
         shown = einsum(guess.log_weight[:, 0, :-1].exp(), content, "b n, b n d -> b d")
         places = features(torch.stack([chosen, chosen - now], dim=1) * guess.seen)
-        return shown + self.place(rearrange(places, "b two f -> b (two f)"))
+        return shown + self.place[embodiment](rearrange(places, "b two f -> b (two f)"))
 
 
 class Plan(nn.Module):
@@ -225,33 +231,36 @@ class References(nn.Module):
 class Choice(nn.Module):
     """Cells score themselves as the place of one keyframe, and say where exactly it would be."""
 
-    def __init__(self, width: int, state_dim: int, references: int) -> None:
+    def __init__(self, width: int, embodiments: Sequence[Embodiment], references: int) -> None:
         super().__init__()
-        size = feature_size(state_dim)
         self.token = nn.Linear(width, width)
-        self.where = nn.Linear(size, width)
-        self.relative = nn.Linear((1 + references) * size, width)
+        self.where = Adapters(embodiments, lambda robot: nn.Linear(feature_size(robot.state_dim), width))
+        self.relative = Adapters(
+            embodiments, lambda robot: nn.Linear((1 + references) * feature_size(robot.state_dim), width)
+        )
         # What a cell shows (is there room?) comes in later than geometry: it is no way to find the thing that is named.
         self.cell = zeros(nn.Linear(width, width))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.think = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
         self.score = nn.Linear(width, 1)
-        self.offset = zeros(nn.Linear(width, state_dim))
+        self.offset = Adapters(embodiments, lambda robot: zeros(nn.Linear(width, robot.state_dim)))
         self.named = nn.Linear(width, references)
         self.matters = nn.Linear(width, references)
         self.elsewhere = zeros(nn.Linear(width, 1))
-        self.unseen = nn.Sequential(nn.Linear(width, width), nn.GELU(), zeros(nn.Linear(width, state_dim)))
+        self.unseen = Adapters(embodiments, lambda robot: nn.Sequential(
+            nn.Linear(width, width), nn.GELU(), zeros(nn.Linear(width, robot.state_dim))
+        ))
         with torch.no_grad():
             self.elsewhere.bias.fill_(UNLIKELY)
             self.named.bias.copy_(torch.arange(references) == 0)  # the first reference begins as the place itself
 
-    def scene(self, cells: Cells, seen: Tensor) -> Tensor:
+    def scene(self, cells: Cells, embodiment: int) -> Tensor:
         """What every cell knows by itself, [B, N, D]: where it lies, what it shows and what it is to show."""
-        known = self.where(features(cells.states * seen)) + self.cell(cells.placed)
+        known = self.where[embodiment](features(cells.states * cells.seen)) + self.cell(cells.placed)
         return known if cells.wanted is None else known + cells.wanted
 
     def forward(self, token: Tensor, cells: Cells, scene: Tensor, likeness: Tensor, around: Tensor,
-                came_from: Tensor, seen: Tensor) -> Guess:
+                came_from: Tensor, embodiment: int) -> Guess:
         """A guess [B, 1, ...] from a token [B, D].
 
         Args:
@@ -259,18 +268,19 @@ class Choice(nn.Module):
             likeness: [B, R, N]. around: [B, N, R, F], where each cell lies relative to the references.
             came_from: [B, S] the keyframe before, or now.
         """
-        way = features((cells.states - rearrange(came_from, "b s -> b 1 s")) * seen)
+        way = features((cells.states - rearrange(came_from, "b s -> b 1 s")) * cells.seen)
         # Not every plan is about every reference: one that names nothing points anywhere, and would be noise.
         matters = rearrange(self.matters(token).sigmoid(), "b r -> b 1 r 1")
         around = rearrange(around * matters, "b n r f -> b n (r f)")
-        hidden = scene + self.relative(torch.cat([way, around], dim=-1)) + rearrange(self.token(token), "b d -> b 1 d")
+        relative = self.relative[embodiment](torch.cat([way, around], dim=-1))
+        hidden = scene + relative + rearrange(self.token(token), "b d -> b 1 d")
         hidden = self.think(self.norm(hidden))
         score = rearrange(self.score(hidden), "b n 1 -> b n")
         score = masked(score + einsum(self.named(token), likeness, "b r, b r n -> b n"), cells.mask)
         log_weight = torch.cat([score, self.elsewhere(token)], dim=-1).log_softmax(dim=-1)
-        unseen = rearrange(self.unseen(token), "b s -> b 1 s")
-        state = torch.cat([cells.states + self.offset(hidden), unseen], dim=1)
-        return Guess(rearrange(log_weight, "b n -> b 1 n"), rearrange(state, "b n s -> b 1 n s"), seen)
+        unseen = rearrange(self.unseen[embodiment](token), "b s -> b 1 s")
+        state = torch.cat([cells.states + self.offset[embodiment](hidden), unseen], dim=1)
+        return Guess(rearrange(log_weight, "b n -> b 1 n"), rearrange(state, "b n s -> b 1 n s"), cells.seen)
 
 
 def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -316,9 +326,3 @@ def features(state: Tensor) -> Tensor:
 def feature_size(state_dim: int) -> int:
     return state_dim * (1 + 2 * FREQUENCIES)
 
-
-def zeros(linear: nn.Linear) -> nn.Linear:
-    """The layer, answering zero to begin with."""
-    nn.init.zeros_(linear.weight)
-    nn.init.zeros_(linear.bias)
-    return linear

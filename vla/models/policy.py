@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import asdict, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vla.batch import Batch, Observation, TaskIdentifier
 from vla.config import CriticConfig, ModelConfig
 from vla.models.context import Context, ContextReader
 from vla.models.critic import Critic
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import DiffusionHead
 from vla.models.normalizer import Normalizer
 from vla.models.observe import Goal, Layout, ObservationError, RawObservation, stack
@@ -42,6 +43,7 @@ from vla.models.pretrained import (
 )
 from vla.models.text import TextEncoder
 from vla.models.vision import VisionEncoder
+from vla.tasks.kinds import takes_state
 
 GREATEST_WEIGHT = 20.0  # that an advantage gives to an observation
 
@@ -58,17 +60,33 @@ class VLAConfig(PreTrainedConfig):
     image_mean: list[float] = field(default_factory=list)
     image_std: list[float] = field(default_factory=list)
     cameras: dict[str, list[int]] = field(default_factory=dict)  # name -> [height, width], in the model's order
-    state_dim: int = 0
-    goal_dim: int = 0  # numbers of a goal state; 0 where the policy takes none
-    action_dim: int = 0
-    fps: float = 0
-    robot_type: str = ""
+    robots: list[dict[str, Any]] = field(default_factory=list)  # `embodiments` as plain data
     tasks: list[str] = field(default_factory=list)  # the policy was trained on
     instructions: list[str] = field(default_factory=list)  # examples of those it was trained on
 
     @property
     def model(self) -> ModelConfig:
         return ModelConfig.model_validate(self.architecture)
+
+    @property
+    def embodiments(self) -> list[Embodiment]:
+        """Those that the policy can act with, in the order of their numbers."""
+        return [Embodiment(**robot) for robot in self.robots]
+
+    def number_of(self, embodiment: str | None = None) -> int:
+        """The number of an embodiment given by name; of the only one, if there is but one, given None.
+
+        Raises:
+            ObservationError: there is none of this name, or several and none was named.
+        """
+        names = [robot.name for robot in self.embodiments]
+        if embodiment in names:
+            return names.index(embodiment)
+        if embodiment is None and len(names) == 1:
+            return 0
+        asked = "none was named" if embodiment is None else f"is {embodiment!r}"
+        raise ObservationError(f"embodiment: {asked}, but the policy was trained with {', '.join(map(repr, names))}; "
+                               "name one of these, or fine-tune the policy on data of the new one")
 
 
 class VLAPolicy(PreTrainedModel):
@@ -94,13 +112,14 @@ class VLAPolicy(PreTrainedModel):
         )
         grids = {camera: self.vision.grids(*size) for camera, size in config.cameras.items()}
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}
-        self.reader = ContextReader(model, grids, self.text.channels, config.state_dim, config.goal_dim)
-        self.head = DiffusionHead(model, config.action_dim)
-        self.critic = None if model.critic is None else Critic(model, model.critic, config.action_dim)
-        self.normalize_state = Normalizer(config.state_dim)
-        self.normalize_action = Normalizer(config.action_dim)
-        if config.goal_dim:
-            self.normalize_goal = Normalizer(config.goal_dim)
+        robots = config.embodiments
+        self.reader = ContextReader(model, grids, self.text.channels, robots)
+        self.head = DiffusionHead(model, robots)
+        self.critic = None if model.critic is None else Critic(model, model.critic, robots)
+        self.normalize_state = Adapters(robots, lambda robot: Normalizer(robot.state_dim))
+        self.normalize_action = Adapters(robots, lambda robot: Normalizer(robot.action_dim))
+        if takes_state(model.task_kinds):
+            self.normalize_goal = Adapters(robots, lambda robot: Normalizer(robot.goal_dim))
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -114,11 +133,7 @@ class VLAPolicy(PreTrainedModel):
         model: ModelConfig,
         *,
         cameras: Mapping[str, Sequence[int]],
-        state_dim: int,
-        action_dim: int,
-        fps: float,
-        goal_dim: int = 0,
-        robot_type: str = "",
+        embodiments: Sequence[Embodiment],
         tasks: Sequence[str] = (),
         instructions: Sequence[str] = (),
     ) -> VLAPolicy:
@@ -135,8 +150,7 @@ class VLAPolicy(PreTrainedModel):
             vision_backbone=vision.config.to_dict(),
             image_mean=mean, image_std=std,
             cameras={name: list(size) for name, size in cameras.items()},
-            state_dim=state_dim, action_dim=action_dim, fps=fps, goal_dim=goal_dim,
-            robot_type=robot_type,
+            robots=[asdict(embodiment) for embodiment in embodiments],
             tasks=list(tasks), instructions=list(instructions),
         ))
         policy.text.backbone.load_state_dict(text_tower(text).state_dict())
@@ -161,7 +175,10 @@ class VLAPolicy(PreTrainedModel):
         """
         folder = policy_folder(path)
         # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constants.
-        policy = cls(VLAConfig.from_pretrained(folder))
+        config = VLAConfig.from_pretrained(folder)
+        if not config.robots:
+            raise ValueError(f"{folder / 'config.json'}: lists no robots; an earlier version wrote it, train it again")
+        policy = cls(config)
         try:
             load_model(policy, folder / "model.safetensors")
         except SafetensorError as error:
@@ -173,7 +190,14 @@ class VLAPolicy(PreTrainedModel):
     def add_critic(self, settings: CriticConfig) -> None:
         """A fresh critic beside a policy that has none."""
         self.config.architecture = {**self.config.architecture, "critic": settings.model_dump(mode="json")}
-        self.critic = Critic(self.config.model, settings, self.config.action_dim)
+        self.critic = Critic(self.config.model, settings, self.config.embodiments)
+
+    def add_embodiment(self, embodiment: Embodiment) -> None:
+        """Fresh adapters for one more; what all share stays as it is."""
+        self.config.robots = [*self.config.robots, asdict(embodiment)]
+        for module in self.modules():
+            if isinstance(module, Adapters):
+                module.add(embodiment)
 
     def _freeze(self) -> None:
         model = self.config.model
@@ -192,14 +216,14 @@ class VLAPolicy(PreTrainedModel):
 
     def read(self, observation: Observation, choose: Choose = likeliest) -> Context:
         """Context tokens for a batch of observations; `choose` as in `Pointer`."""
-        task = observation.task
+        task, number = observation.task, self.config.number_of(observation.embodiment)
         text, mask = self.text(task.instruction)
         # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
         mask = mask & torch.tensor([bool(i) for i in task.instruction], device=mask.device)[:, None]
         return self.reader(
             text, mask, task, self._features(observation), self._features(task),
-            None if task.goal_state is None else self.normalize_goal(task.goal_state),
-            self.normalize_state(observation.state), observation.history_valid, choose,
+            None if task.goal_state is None else self.normalize_goal[number](task.goal_state),
+            self.normalize_state[number](observation.state), observation.history_valid, number, choose,
         )
 
     def _features(self, seen: Observation | TaskIdentifier) -> dict[str, Tensor]:
@@ -217,12 +241,21 @@ class VLAPolicy(PreTrainedModel):
         """The same with features in place of images, for what is read more than once."""
         return replace(observation, features=torch.cat(list(self._features(observation).values()), dim=-1), images={})
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing."""
-        keyframes = self.normalize_state(batch.keyframes)
+    def forward(self, *batches: Batch) -> tuple[Tensor, Tensor]:
+        """Per-observation losses: (sums [B], counts [B]) over valid action components; divide after reducing.
+
+        Args:
+            batches: of one embodiment each; B counts the observations of all, one batch after the other.
+        """
+        sums, counts = zip(*map(self._losses, batches), strict=True)
+        return torch.cat(sums), torch.cat(counts)
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        number = self.config.number_of(batch.observation.embodiment)
+        keyframes = self.normalize_state[number](batch.keyframes)
         seen = batch.observation if self.critic is None else self._encoded(batch.observation)
         context = self.read(seen, nearest_to(keyframes))
-        action = self.normalize_action(_held(batch.action, batch.valid))
+        action = self.normalize_action[number](_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
         sums, counts = (error * valid).sum(dim=(1, 2)), valid.sum(dim=(1, 2))
@@ -248,7 +281,7 @@ class VLAPolicy(PreTrainedModel):
     # ---- acting
 
     def act(self, observation: RawObservation, instruction: str = "", seed: int = 0, guidance: float = 1.0,
-            goal: Goal | None = None, candidates: int = 1) -> np.ndarray:
+            goal: Goal | None = None, candidates: int = 1, embodiment: str | None = None) -> np.ndarray:
         """The next H actions, float32 [H, A] in robot units, for one raw observation (see `vla.models.observe`).
 
         Args:
@@ -257,12 +290,13 @@ class VLAPolicy(PreTrainedModel):
             guidance: classifier-free guidance scale; more than 1 exaggerates what the instruction changes.
             goal: what is asked for in other ways, for a policy that was trained to understand them.
             candidates: chunks that are sampled; the critic chooses the best.
+            embodiment: the robot that acts, by the `robot_type` of its data; by default the only one that was trained.
 
         Raises:
-            ObservationError: the observation or the goal doesn't fit the policy.
+            ObservationError: the observation or the goal doesn't fit the policy, or it isn't clear for which robot.
             ValueError: several candidates, but no critic.
         """
-        return self.act_batch([observation], [instruction], [seed], guidance, [goal], candidates)[0]
+        return self.act_batch([observation], [instruction], [seed], guidance, [goal], candidates, embodiment)[0]
 
     def act_batch(
         self,
@@ -272,13 +306,15 @@ class VLAPolicy(PreTrainedModel):
         guidance: float = 1.0,
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
+        embodiment: str | None = None,
     ) -> np.ndarray:
-        """`act` for B robots at once: float32 [B, H, A]."""
+        """`act` for B robots of one kind at once: float32 [B, H, A]."""
         config, model = self.config, self.config.model
-        layout = Layout(config.cameras, config.state_dim, model.history, list(model.task_kinds), config.tasks,
-                        model.goal_state, config.goal_dim)
+        robot = config.embodiments[config.number_of(embodiment)]
+        layout = Layout(config.cameras, robot.state_dim, model.history, list(model.task_kinds), config.tasks,
+                        model.goal_state, robot.goal_dim, robot.name)
         observation = stack(observations, instructions, layout, goals).to(self.device)
-        shape = (candidates, model.horizon, config.action_dim)
+        shape = (candidates, model.horizon, robot.action_dim)
         rngs = [np.random.default_rng(seed) for seed in seeds]
         noise = torch.from_numpy(np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs]))
         noise = noise.to(self.device)
@@ -287,13 +323,16 @@ class VLAPolicy(PreTrainedModel):
         chance = torch.from_numpy(np.stack([rng.random((candidates, model.keyframes), np.float32) for rng in rngs]))
         return self.sample_best(observation, noise, chance.to(self.device), guidance).cpu().numpy()
 
-    def check_layout(self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int) -> None:
+    def check_layout(
+        self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, embodiment: str | None = None
+    ) -> None:
         """Raises ObservationError unless data or a robot of this layout fits the policy."""
-        theirs = {"cameras": {k: list(v) for k, v in cameras.items()}, "state_dim": state_dim, "action_dim": action_dim}
-        for name, value in theirs.items():
-            ours = getattr(self.config, name)
-            if value != ours:
-                raise ObservationError(f"{name}: is {value}, but the policy was trained with {ours}")
+        robot = self.config.embodiments[self.config.number_of(embodiment)]
+        sizes = {name: list(size) for name, size in cameras.items()}
+        for name, theirs, ours in (("cameras", sizes, self.config.cameras), ("state_dim", state_dim, robot.state_dim),
+                                   ("action_dim", action_dim, robot.action_dim)):
+            if theirs != ours:
+                raise ObservationError(f"{name}: is {theirs}, but the policy was trained with {ours}")
 
     @torch.no_grad()
     def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0,
@@ -303,7 +342,7 @@ class VLAPolicy(PreTrainedModel):
         unconditional = None
         if guidance != 1.0:
             unconditional = self.read(replace(observation, task=observation.task.withheld()))
-        normalize = self.normalize_action
+        normalize = self.normalize_action[context.embodiment]
         bounds = normalize(normalize.low), normalize(normalize.high)
         return normalize.inverse(self.head.sample(context, noise, bounds, unconditional, guidance))
 
@@ -324,7 +363,8 @@ class VLAPolicy(PreTrainedModel):
         seen = self._encoded(observation)
         chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, drawn_by(chance))
         chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
-        best = self.critic.quality(self.read(seen), self.normalize_action(chunks)).argmax(dim=1)
+        context = self.read(seen)
+        best = self.critic.quality(context, self.normalize_action[context.embodiment](chunks)).argmax(dim=1)
         return chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
 
 

@@ -19,6 +19,7 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vla.batch import TaskIdentifier
+from vla.models.embodiment import Adapters, Embodiment
 from vla.models.layers import fourier
 
 LANGUAGE = "language"
@@ -31,7 +32,7 @@ class Sizes:
     """What the modules of the kinds are made for."""
 
     width: int  # D
-    goal_dim: int  # G
+    embodiments: Sequence[Embodiment]
 
 
 @dataclass
@@ -41,6 +42,7 @@ class Scene:
     now: Tensor  # [B, T, n, D] image cells
     views: Tensor | None  # [B, V, n, D], the goal last
     goal: Tensor | None  # [B, 2, G] normalised state: now, and at the goal
+    embodiment: int  # its number
 
 
 @dataclass
@@ -89,7 +91,7 @@ class GoalState(Kind):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self.which = nn.Parameter(torch.randn(sizes.goal_dim, sizes.width))
+        self.which = Adapters(sizes.embodiments, lambda robot: nn.Embedding(robot.goal_dim, sizes.width))
         self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), sizes.width)
         self.out = nn.Sequential(nn.GELU(), nn.Linear(sizes.width, sizes.width), nn.LayerNorm(sizes.width))
 
@@ -97,7 +99,8 @@ class GoalState(Kind):
         assert scene.goal is not None
         now, goal = scene.goal.unbind(dim=1)
         numbers = torch.stack([now, goal, goal - now], dim=-1)  # [B, G, 3]
-        return Clues(self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + self.which))
+        which = self.which[scene.embodiment].weight
+        return Clues(self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which))
 
 
 class Views(Kind):

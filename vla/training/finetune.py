@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from vla.config import Config, ConfigError, DataConfig, EvaluationConfig, TrainingConfig
 
@@ -12,22 +12,26 @@ class FinetuneSettings:
     """What is taught, from which checkpoint, and what must not be forgotten."""
 
     checkpoint: str
-    """Folder or hub name of the policy to start from."""
+    """Folder that training wrote, or the name of a policy on the hub."""
     data: list[str]
     """Data sets with the new instructions."""
-    output: str
+    replay: list[str] = field(default_factory=list)
+    """Data sets the policy was trained on; without any it will forget what they taught."""
+    output: str = "runs/finetuned"
     """Folder of the new run."""
-    replay: list[str]
-    """Data sets the policy was trained on; none risks forgetting."""
     new_share: float = 0.25
-    """Share of every batch that comes from the new data; the replay gets the rest."""
+    """Share of every batch that comes from the new data; the old gets the rest."""
     replay_stride: int = 4
-    """Of the replay every n-th frame is learnt from, of the new data all."""
+    """Of the replay every n-th frame is learnt from (as in the first training: none is encoded again), of the new data
+    all."""
     steps: int = 2000
+    """Optimizer steps."""
     learning_rate: float = 3e-4
+    """Peak learning rate."""
     time_limit: float | None = None
-    """Minutes."""
+    """Minutes after which training ends; the learning rate decays over these or the steps."""
     seed: int = 0
+    """Of the data order and the noise."""
 
 
 def finetune_config(settings: FinetuneSettings) -> Config:

@@ -11,9 +11,10 @@ One process or several (DDP), on CPU or GPU; FSDP is untested. `accelerate launc
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,7 @@ from vla.data.batches import BatchSource, TrainingData, load_training_data
 from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
+from vla.models.embodiment import Embodiment
 from vla.models.normalizer import Normalizer
 from vla.models.policy import VLAConfig, VLAPolicy, policy_folder
 from vla.tasks.kinds import takes_state
@@ -90,18 +92,19 @@ def train(config: Config, resume: bool = False) -> Path:
     config = _checked(config)
     run = Path(config.output)
     start = _starting_point(run, config, resume)
+    data = load_training_data(config)
+    policy = _build_policy(config, data)
     accelerator = Accelerator(
         mixed_precision=config.training.precision,
         log_with="tensorboard",
         project_dir=run,
         cpu=not torch.cuda.is_available(),
-        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_leaves_some_unused(config.model))],
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=_leaves_some_unused(policy.config))],
     )
     if accelerator.is_main_process:
         run.mkdir(parents=True, exist_ok=True)
         (run / "config.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
-    data = load_training_data(config)
-    policy = _build_policy(config, data).to(accelerator.device)
+    policy = policy.to(accelerator.device)
     with accelerator.main_process_first():
         caches = _feature_caches(config, data, policy, accelerator)
     trainer = Trainer(config, accelerator, policy, BatchSource(data, config, caches, policy.config.tasks))
@@ -168,23 +171,23 @@ class Trainer:
         if self.accelerator.is_main_process:
             self._metrics.append(self.step, values)
 
-    def _optimize(self, micro_batches: list[Batch]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One optimizer step.
+    def _optimize(self, micro_batches: list[list[Batch]]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """One optimizer step over micro-batches, each in a batch for every embodiment in it.
 
         Returns:
             Stratum, loss sum and count of every observation of this process [b], and the gradient's norm.
         """
         self.model.train()
         parts = []
-        for number, batch in enumerate(micro_batches):
+        for number, batches in enumerate(micro_batches):
             seed_dropout(self.config.training.seed, self.step, number, self.accelerator.process_index)
             last = number == len(micro_batches) - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model), self.accelerator.autocast():
-                sums, counts = self.model(batch.to(self.accelerator.device))
+                sums, counts = self.model(*(batch.to(self.accelerator.device) for batch in batches))
                 # Divided by the global count before DDP averages over processes: every component weighs the same.
-                loss = sums.sum() / batch.total * self.accelerator.num_processes
+                loss = sums.sum() / batches[0].total * self.accelerator.num_processes
                 self.accelerator.backward(loss)
-            parts.append((batch.stratum.to(sums.device), sums.detach(), counts))
+            parts.append((torch.cat([batch.stratum for batch in batches]).to(sums.device), sums.detach(), counts))
         self.accelerator.unscale_gradients(self.optimizer)
         norm = gradient_norm(self.policy, self.config.training.clip)
         if not torch.isfinite(norm) and self.config.training.precision != "fp16":
@@ -199,8 +202,8 @@ class Trainer:
         stratum, sums, counts = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
         return stratum, sums, counts, norm.detach()
 
-    def _batches(self, step: int) -> list[Batch]:
-        """This process's slots of the global batch, in `accumulation` parts."""
+    def _batches(self, step: int) -> list[list[Batch]]:
+        """This process's slots of the global batch, in `accumulation` parts of a batch for every embodiment."""
         training, world, rank = self.config.training, self.accelerator.num_processes, self.accelerator.process_index
         parts = training.accumulation
         if training.batch_size % (world * parts):
@@ -209,7 +212,7 @@ class Trainer:
                 f"{parts} accumulation steps; make it a multiple of {world * parts}"
             )
         # Slots are ordered by stratum: taking every n-th gives each process and part a balanced share.
-        return [self.source.batch(step, slice(rank + world * part, None, world * parts)) for part in range(parts)]
+        return [self.source.batches(step, slice(rank + world * part, None, world * parts)) for part in range(parts)]
 
     def _progress(self) -> float:
         """Share of the run that is over: of the steps, or of the time where that is nearer its end."""
@@ -337,10 +340,10 @@ class Trainer:
 class Prefetch:
     """Builds the next batch in a thread while the current one is learnt from. Only that thread calls `build`."""
 
-    def __init__(self, build: Callable[[int], list[Batch]]) -> None:
+    def __init__(self, build: Callable[[int], list[list[Batch]]]) -> None:
         self._build = build
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="batches")
-        self._next: dict[int, Future[list[Batch]]] = {}
+        self._next: dict[int, Future[list[list[Batch]]]] = {}
 
     def __enter__(self) -> Prefetch:
         return self
@@ -348,7 +351,7 @@ class Prefetch:
     def __exit__(self, *error: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def get(self, step: int) -> list[Batch]:
+    def get(self, step: int) -> list[list[Batch]]:
         future = self._next.pop(step, None) or self._pool.submit(self._build, step)
         batches = future.result()
         self._next = {step + 1: self._pool.submit(self._build, step + 1)}
@@ -363,33 +366,43 @@ def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, part, rank]).generate_state(1, np.uint64)[0]))
 
 
-def fit_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
-    """Offsets and scales from exact statistics over the merged data sets."""
-    for normalizer, statistics in _statistics(policy, data):
+def fit_normalizers(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
+    """Offsets and scales of an embodiment from exact statistics over its data sets, merged."""
+    for normalizer, statistics in _statistics(policy, datasets):
         offset, scale = normalization(statistics, policy.config.model.normalization)
         normalizer.fit(*(torch.from_numpy(np.asarray(value, dtype=np.float32))
                          for value in (offset, scale, statistics.min, statistics.max)))
 
 
-def widen_normalizers(policy: VLAPolicy, data: TrainingData) -> None:
-    """Keep a trained policy's units, but let its actions reach as far as those of new data."""
-    for normalizer, statistics in _statistics(policy, data):
+def widen_normalizers(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
+    """Keep an embodiment's units, but let its actions reach as far as those of new data sets of it."""
+    for normalizer, statistics in _statistics(policy, datasets):
         low, high = (torch.from_numpy(np.asarray(v, dtype=np.float32)) for v in (statistics.min, statistics.max))
         normalizer.widen(low, high)
 
 
-def _statistics(policy: VLAPolicy, data: TrainingData) -> Iterator[tuple[Normalizer, Statistics]]:
-    columns = [(policy.normalize_state, "observation.state"), (policy.normalize_action, "action")]
-    if policy.config.goal_dim:
-        columns.append((policy.normalize_goal, policy.config.model.goal_state))
+def _statistics(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> Iterator[tuple[Normalizer, Statistics]]:
+    number = policy.config.number_of(datasets[0].embodiment)
+    columns = [(policy.normalize_state[number], "observation.state"), (policy.normalize_action[number], "action")]
+    if takes_state(policy.config.model.task_kinds):
+        columns.append((policy.normalize_goal[number], policy.config.model.goal_state))
     for normalizer, column in columns:
-        parts = (dataset.column(column).reshape(len(dataset), -1) for dataset in data.datasets)
+        parts = (dataset.column(column).reshape(len(dataset), -1) for dataset in datasets)
         yield normalizer, Statistics.of(*parts)
 
 
+@dataclass
+class Motion:
+    """What is seen in sampled frames of an embodiment's data and in those that follow in their episodes."""
+
+    embodiment: str
+    features: dict[str, tuple[Tensor, Tensor]]  # camera -> [n, F] before, [n, F] after
+    state: Tensor  # [n, S] in between, robot units
+
+
 @torch.no_grad()
-def fit_reader(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -> None:
-    """Fit the reader to `samples` frames, spread evenly over the data set, and those that follow in their episodes."""
+def sample_motion(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -> Motion:
+    """From `samples` frames, spread evenly over the data set."""
     frames = np.linspace(0, dataset.num_frames - 1, min(samples, dataset.num_frames)).astype(np.int64)
     stop = dataset.episodes.stop
     after = np.minimum(frames + 1, stop[np.searchsorted(stop, frames, side="right")] - 1)
@@ -399,29 +412,61 @@ def fit_reader(policy: VLAPolicy, dataset: EpisodeDataset, samples: int = 256) -
         return policy.encode_images(torch.from_numpy(dataset.frames(camera, frames)))
 
     pairs = {camera: (encode(camera, frames), encode(camera, after)) for camera in dataset.cameras}
-    policy.reader.fit(pairs, policy.normalize_state(state))
+    return Motion(dataset.embodiment, pairs, state)
+
+
+def calibrate(policy: VLAPolicy, motion: Motion) -> None:
+    """Let the image cells stand for states of the embodiment; its states must be normalised already."""
+    number = policy.config.number_of(motion.embodiment)
+    policy.reader.calibrate(motion.features, policy.normalize_state[number](motion.state), number)
 
 
 def _build_policy(config: Config, data: TrainingData) -> VLAPolicy:
     torch.manual_seed(config.training.seed)
-    if config.init_from is not None:
-        policy = VLAPolicy.from_pretrained(config.init_from)
-        if policy.critic is None and config.model.critic is not None:
-            policy.add_critic(config.model.critic)
-        policy.check_layout(data.datasets[0].cameras, data.datasets[0].state_dim, data.datasets[0].action_dim)
-        # Known tasks keep their numbers.
-        policy.config.tasks += sorted(set(data.segments.task) - set(policy.config.tasks))
-        widen_normalizers(policy, data)
-        return policy
-    first = data.datasets[0]
+    return _fresh_policy(config, data) if config.init_from is None else _trained_policy(config, data, config.init_from)
+
+
+def _fresh_policy(config: Config, data: TrainingData) -> VLAPolicy:
+    robots = data.by_embodiment.values()
     policy = VLAPolicy.build(
-        config.model, cameras=first.cameras, state_dim=first.state_dim, action_dim=first.action_dim, fps=first.fps,
-        goal_dim=_goal_dim(config.model, first), robot_type=first.embodiment, tasks=sorted(set(data.segments.task)),
-        instructions=sorted(set(data.segments.instruction))[:200],
+        config.model, cameras=data.datasets[0].cameras,
+        embodiments=[_embodiment(config.model, datasets[0]) for datasets in robots],
+        tasks=sorted(set(data.segments.task)), instructions=sorted(set(data.segments.instruction))[:200],
     )
-    fit_normalizers(policy, data)
-    fit_reader(policy, first)
+    for datasets in robots:
+        fit_normalizers(policy, datasets)
+    motions = [sample_motion(policy, datasets[0]) for datasets in robots]
+    policy.reader.standardize({
+        camera: torch.cat([motion.features[camera][0] for motion in motions]) for camera in policy.config.cameras
+    })
+    for motion in motions:
+        calibrate(policy, motion)
     return policy
+
+
+def _trained_policy(config: Config, data: TrainingData, origin: str) -> VLAPolicy:
+    """The policy at `origin`, with adapters for embodiments that it doesn't know."""
+    policy = VLAPolicy.from_pretrained(origin)
+    if policy.critic is None and config.model.critic is not None:
+        policy.add_critic(config.model.critic)
+    # Known tasks keep their numbers.
+    policy.config.tasks += sorted(set(data.segments.task) - set(policy.config.tasks))
+    known = [robot.name for robot in policy.config.embodiments]
+    for name, datasets in data.by_embodiment.items():
+        first = datasets[0]
+        if name not in known:
+            policy.add_embodiment(_embodiment(config.model, first))
+        policy.check_layout(first.cameras, first.state_dim, first.action_dim, name)
+        if name in known:
+            widen_normalizers(policy, datasets)
+        else:
+            fit_normalizers(policy, datasets)
+            calibrate(policy, sample_motion(policy, first))
+    return policy
+
+
+def _embodiment(model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
+    return Embodiment(dataset.embodiment, dataset.state_dim, dataset.action_dim, dataset.fps, _goal_dim(model, dataset))
 
 
 def _goal_dim(model: ModelConfig, dataset: EpisodeDataset) -> int:
@@ -491,10 +536,13 @@ def _checked(config: Config) -> Config:
     return config.model_copy(update={"model": kept})
 
 
-def _leaves_some_unused(model: ModelConfig) -> bool:
-    """Whether parameters may be left without a gradient (an encoder's pooler, the blocks behind the last tap): DDP must
-    know."""
-    return model.text.train != "none" or model.vision.train != "none"
+def _leaves_some_unused(config: VLAConfig) -> bool:
+    """Whether parameters may be left without a gradient: DDP must know.
+
+    An encoder's pooler, the blocks behind its last tap, the adapters of an embodiment that a batch has no frame of.
+    """
+    model = config.model
+    return model.text.train != "none" or model.vision.train != "none" or len(config.embodiments) > 1
 
 
 def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:

@@ -24,7 +24,7 @@ from vla.envs.ogbench.outcomes import (
     parse_outcome,
 )
 from vla.envs.ogbench.render import render
-from vla.envs.ogbench.state import CUBE, DRAWER, UNLOCKED, WINDOW
+from vla.envs.ogbench.state import CUBE, DRAWER, EMBODIMENT, UNLOCKED, WINDOW
 from vla.evaluation.rollout import SHOWN, Case, Combinations, Failure, Observation, Prompt
 
 _MOVED: Final = 0.03  # metres; what is displaced by less was brushed, not moved
@@ -34,6 +34,7 @@ class OGBenchSceneSuite:
     """See `vla.evaluation.rollout.Suite`."""
 
     name = "ogbench-scene"
+    embodiment = EMBODIMENT
     families = FAMILIES
     default_families = BASE_FAMILIES
 

@@ -11,7 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import ENVIRONMENT_STATE, Observation
+from vla.envs.tabletop.env import EMBODIMENT, ENVIRONMENT_STATE, Observation
 from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction
 from vla.envs.tabletop.outcomes import FAMILIES, PLACES, Outcome, outcomes_about
 from vla.envs.tabletop.state import COLOURS, HELD, SHAPES, THINGS, Thing, positions, things_on_table, tip_gaps
@@ -26,6 +26,8 @@ MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
 class TabletopStage:
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that the table doesn't have."""
+
+    embodiment = EMBODIMENT
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
         self._suite = TabletopSuite()

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, TabletopEnv, layout
+from vla.envs.tabletop.env import CAMERA, EMBODIMENT, ENVIRONMENT_STATE, IMAGE, TabletopEnv, layout
 from vla.envs.tabletop.expert import expert_action, rollout
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
@@ -35,6 +35,7 @@ class TabletopSuite:
     """See `vla.evaluation.rollout.Suite`."""
 
     name = "tabletop"
+    embodiment = EMBODIMENT
     families = FAMILIES
     default_families = BASE_FAMILIES
 
