@@ -29,7 +29,7 @@ class Arguments:
     """Folder that training wrote, or the name of a policy on the hub."""
     dataset: tyro.conf.Positional[Path]
     """Recorded attempts, failures among them."""
-    stride: int = 4
+    stride: int = 1
     """An attempt's worth is the mean over every n-th frame's."""
     out: Path | None = None
     """JSON file for the result."""

@@ -34,7 +34,7 @@ class Ranking:
 
 
 def rank(
-    policy: VLAPolicy, dataset: EpisodeDataset, stride: int = 4, progress: Progress = lambda done, total: None
+    policy: VLAPolicy, dataset: EpisodeDataset, stride: int = 1, progress: Progress = lambda done, total: None
 ) -> Ranking:
     """Judge every recorded attempt by the mean Q of its chunks, taken every `stride` frames.
 
