@@ -82,7 +82,7 @@ class TestCritic:
     def test_worth_on_a_path_is_discounted_by_the_way_left(self, expectile: float) -> None:
         """Places 0 to 3 on the way to a goal. One chunk leads on, half the time; the other one ends the attempt."""
         critic = make_critic(expectile=expectile)
-        optimizer = torch.optim.Adam(critic.parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(critic.parameters(), lr=4e-3, betas=(0.9, 0.99))
         generator = torch.Generator().manual_seed(1)
         places, chunks = torch.randn(5, 1, D, generator=generator), torch.randn(2, H, A, generator=generator)
         for _ in range(800):
