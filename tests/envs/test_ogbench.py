@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from vla.config import EvaluationConfig
 from vla.data.collect import CollectSettings, collect
 from vla.data.segments import Segments
 from vla.envs.ogbench import OUTCOMES, Outcome, achievements, feasible, parse_instruction, parse_outcome
 from vla.envs.ogbench.state import CUBE, DRAWER
+from vla.evaluation.report import write_report
 from vla.evaluation.rollout import PROMPTS
+from vla.evaluation.summary import evaluate
 from vla.tasks.audit import audit
 from vla.tasks.relabel import relabel
 
@@ -132,6 +137,28 @@ def test_the_prompts_of_a_scene() -> None:
     case = suite.cases("right", 1)[0]
     states = suite.demonstration(case)
     assert suite.achieved(case.original, states)[-1] and not suite.achieved(case.original, states)[0]
+
+
+class Still:
+    """A policy that looks and does nothing."""
+
+    config = SimpleNamespace(cameras={"front": [32, 32]}, tasks=[], model=SimpleNamespace(horizon=16, history=1))
+
+    def parameters(self) -> list[Any]:
+        return []
+
+    def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
+        assert all(observation[IMAGE].shape == (32, 32, 3) for observation in observations)
+        assert asked[-1] == "ogbench-scene"  # the embodiment
+        return np.zeros((len(observations), 16, 5), np.float32)
+
+
+def test_a_policy_is_evaluated_in_words_and_pictures(tmp_path: Path) -> None:
+    settings = EvaluationConfig(episodes=1, execute=16, num_envs=1)
+    evaluation = evaluate(Still(), OGBenchSceneSuite(), settings, prompts=("right", "other", "goal_image"))
+    assert {rate.mean for rate in evaluation.prompts.values()} == {0.0}
+    assert {failed.kind for failed in evaluation.failures} == {"nothing"} and evaluation.fps == 20
+    assert write_report(evaluation, OGBenchSceneSuite(), tmp_path).is_file()
 
 
 def test_recordings_are_relabelled_and_stand_the_audit(tmp_path: Path) -> None:
