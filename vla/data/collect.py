@@ -11,18 +11,19 @@ import multiprocessing
 import os
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, cast
 
 import numpy as np
 
 from vla.config import EnvironmentName
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
+from vla.data.video import encode_video
 from vla.data.writer import Episode, EpisodeWriter
 from vla.envs import load_recorder
 
@@ -80,7 +81,7 @@ class Recorder(Protocol):
     layout: dict[str, Any]  # what EpisodeWriter needs to know
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
-        """One episode, a pure function of the arguments."""
+        """One episode with its frames as they were drawn, a pure function of the arguments."""
         ...
 
 
@@ -136,7 +137,10 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
     for attempt in range(MAX_ATTEMPTS):
         episode = recorder.record((first_seed + attempt * ATTEMPT_STRIDE) % SCENE_SEEDS, family, failure, false_start)
         if settings.play or bool(episode.success[-1]) == (failure is None):
-            return episode
+            # Encoded here, in the worker: the writer then only copies packets.
+            frames = cast(Mapping[str, np.ndarray], episode.images)
+            fps = recorder.layout["fps"]
+            return replace(episode, images={camera: encode_video(clip, fps) for camera, clip in frames.items()})
     raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from vla.models.observe import Goal
 from vla.tasks.kinds import views_of
+from vla.tasks.outcomes import AnyOutcome
 
 # In words, or (nothing being said) by what an expert made of the scene: its last picture or state, or a video of it.
 Prompt = Literal["right", "other", "empty", "held_out", "goal_image", "goal_state", "video"]
@@ -146,6 +147,16 @@ class Suite(Protocol):
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         """Pictures for people: `states [N, E]` -> uint8 `[N, size, size, 3]`."""
+
+
+def wording(prompt: Prompt, outcome: AnyOutcome, seed: int, phrase: Callable[..., str]) -> str:
+    """What the policy is told in a scene of the seed; "" where it is told nothing in words.
+
+    `phrase` is the grammar's, and its generator that of the environment's own instructions.
+    """
+    if prompt == "empty" or prompt in SHOWN:
+        return ""
+    return phrase(outcome, np.random.default_rng([seed, 2]), "held_out" if prompt == "held_out" else "train")
 
 
 def rollout(

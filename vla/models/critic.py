@@ -46,11 +46,11 @@ class Critic(nn.Module):
 
     def value(self, context: Context) -> Tensor:
         """V [B], in [0, 1]."""
-        return self._situation(context).sigmoid()
+        return self._situation(self._seen(context)).sigmoid()
 
     def quality(self, context: Context, chunks: Tensor) -> Tensor:
         """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A]."""
-        return self._opinions(context, chunks).sigmoid().amin(dim=-1)
+        return self._opinions(self._seen(context), chunks).sigmoid().amin(dim=-1)
 
     def loss(self, context: Context, chunk: Tensor, reward: Tensor, discount: Tensor, after: Context) -> Tensor:
         """What both miss, [B].
@@ -60,8 +60,9 @@ class Critic(nn.Module):
             chunk: [B, H, A] normalised, what was done.
             reward: [B] discounted, of those actions. discount: [B] what is left of the worth of `after`; 0 at the end.
         """
-        opinions = self._opinions(context, chunk[:, None])[:, 0]
-        situation = self._situation(context)
+        seen = self._seen(context)
+        opinions = self._opinions(seen, chunk[:, None])[:, 0]
+        situation = self._situation(seen)
         with torch.no_grad():
             came_of_it = (reward + discount * self.value(after)).clamp(0, 1)
             quality = opinions.sigmoid().amin(dim=-1)
@@ -77,15 +78,14 @@ class Critic(nn.Module):
         """[B]: how much better than usual the chunk [B, H, A] is."""
         return self.quality(context, chunk[:, None])[:, 0] - self.value(context)
 
-    def _situation(self, context: Context) -> Tensor:
-        context = self._seen(context)
-        nothing = context.tokens.new_zeros(len(context.tokens), 1, 0, context.tokens.shape[-1])
-        return rearrange(self.situation(nothing, context), "b 1 1 -> b")
+    def _situation(self, seen: Context) -> Tensor:
+        nothing = seen.tokens.new_zeros(len(seen.tokens), 1, 0, seen.tokens.shape[-1])
+        return rearrange(self.situation(nothing, seen), "b 1 1 -> b")
 
-    def _opinions(self, context: Context, chunks: Tensor) -> Tensor:
+    def _opinions(self, seen: Context, chunks: Tensor) -> Tensor:
         """Logits [B, K, 2]."""
-        judged = self.action_in[context.embodiment](chunks[:, :, : self.settings.actions])
-        return self.chunk(judged + self.position, self._seen(context))
+        judged = self.action_in[seen.embodiment](chunks[:, :, : self.settings.actions])
+        return self.chunk(judged + self.position, seen)
 
     def _seen(self, context: Context) -> Context:
         """The context, out of reach of gradients, and a token about where things are."""

@@ -78,3 +78,12 @@ class OutcomeGrammar(Protocol[AnyOutcome]):
 
     def parse_instruction(self, text: str) -> AnyOutcome | None:
         """The outcome an instruction of the grammar (either split) asks for, None for any other text."""
+
+
+def draw_evenly(candidates: Sequence[AnyOutcome], rng: np.random.Generator) -> AnyOutcome | None:
+    """One of the candidates; families that have any are equally likely. None if there are none."""
+    if not candidates:
+        return None
+    family = rng.choice(list(dict.fromkeys(outcome.family for outcome in candidates)))
+    same_family = [outcome for outcome in candidates if outcome.family == family]
+    return same_family[rng.integers(len(same_family))]

@@ -11,10 +11,11 @@ import gymnasium
 import numpy as np
 
 from vla.envs.ogbench.instructions import phrase
-from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, Outcome, draw_outcome, feasible, locked_out
+from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, Outcome, feasible, locked_out
 from vla.envs.ogbench.render import render
 from vla.envs.ogbench.simulator import Simulator
 from vla.envs.ogbench.state import ACTION_NAMES, EMBODIMENT, STATE_NAMES, STATE_SIZE
+from vla.tasks.outcomes import draw_evenly
 
 FPS: Final = 20
 CAMERA: Final = "front"
@@ -140,7 +141,7 @@ class OGBenchSceneEnv(gymnasium.Env[Observation, np.ndarray]):
             rng = np.random.default_rng([seed, 1, scene])
             self.simulator.reset(seed=int(rng.integers(2**32)))
             state = self.state
-            drawn = draw_outcome([o for o in wanted if admits(o, state)], rng)
+            drawn = draw_evenly([o for o in wanted if admits(o, state)], rng)
             if drawn is not None:
                 return drawn
         raise ValueError(f"no scene of {_SCENES} admits {outcome or family}: ask for another outcome")

@@ -114,15 +114,6 @@ def all_outcomes(state: np.ndarray, families: Sequence[str] = BASE_FAMILIES) -> 
     return [outcome for outcome in OUTCOMES if outcome.family in families and feasible(outcome, state)]
 
 
-def draw_outcome(candidates: Sequence[Outcome], rng: np.random.Generator) -> Outcome | None:
-    """One of the candidates; families that have any are equally likely. None if there are none."""
-    if not candidates:
-        return None
-    family = rng.choice(list(dict.fromkeys(outcome.family for outcome in candidates)))
-    same_family = [outcome for outcome in candidates if outcome.family == family]
-    return same_family[rng.integers(len(same_family))]
-
-
 def held_out_combination(outcome: Outcome) -> bool:
     """None is kept out of training: thirteen outcomes are too few."""
     return False

@@ -12,7 +12,8 @@ import numpy as np
 from vla.data.writer import Episode
 from vla.envs.ogbench.env import ENVIRONMENT_STATE, OGBenchSceneEnv
 from vla.envs.ogbench.expert import IN_VAIN, Expert, record
-from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, all_outcomes, draw_outcome, locked_out
+from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, all_outcomes, locked_out
+from vla.tasks.outcomes import draw_evenly
 
 INSTRUCTION: Final = "play with the things in the scene"
 _LOCKED_SHARE: Final = 0.1  # of purposes are to move what is locked, where anything is
@@ -30,7 +31,7 @@ def play(env: OGBenchSceneEnv, seed: int, purposes: int, families: Sequence[str]
         state = observation[ENVIRONMENT_STATE]
         stuck = [o for o in OUTCOMES if o.family in families and locked_out(o, state)]
         in_vain = bool(stuck) and rng.random() < _LOCKED_SHARE
-        purpose = draw_outcome(stuck if in_vain else all_outcomes(state, families), rng)
+        purpose = draw_evenly(stuck if in_vain else all_outcomes(state, families), rng)
         if purpose is None:
             break
         expert, steps = Expert(purpose, env.simulator, rng), 0

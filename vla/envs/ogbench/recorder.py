@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any, cast
 
-import numpy as np
-
 from vla.data.collect import CollectSettings
-from vla.data.video import encode_video
 from vla.data.writer import Episode
-from vla.envs.ogbench.env import FPS, OGBenchSceneEnv, layout
+from vla.envs.ogbench.env import OGBenchSceneEnv, layout
 from vla.envs.ogbench.expert import FAILURES, rollout
 from vla.envs.ogbench.outcomes import BASE_FAMILIES, FAMILIES
 from vla.envs.ogbench.play import play
@@ -33,10 +29,6 @@ class OGBenchSceneRecorder:
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         if self._play:
-            episode = play(self._env, scene_seed, self._play, self._play_families)
-        else:
-            options = {"family": family, "phrasings": self._phrasings}
-            episode = rollout(self._env, scene_seed, options, cast(Any, failure), false_start)
-        # Encoded here, in the worker: the writer then only copies packets.
-        images = cast(dict[str, np.ndarray], episode.images)
-        return replace(episode, images={camera: encode_video(frames, FPS) for camera, frames in images.items()})
+            return play(self._env, scene_seed, self._play, self._play_families)
+        options = {"family": family, "phrasings": self._phrasings}
+        return rollout(self._env, scene_seed, options, cast(Any, failure), false_start)

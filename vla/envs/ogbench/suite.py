@@ -19,13 +19,13 @@ from vla.envs.ogbench.outcomes import (
     OUTCOMES,
     Outcome,
     all_outcomes,
-    draw_outcome,
     feasible,
     parse_outcome,
 )
 from vla.envs.ogbench.render import render
 from vla.envs.ogbench.state import CUBE, DRAWER, EMBODIMENT, UNLOCKED, WINDOW
-from vla.evaluation.rollout import SHOWN, Case, Combinations, Failure, Observation, Prompt
+from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt, wording
+from vla.tasks.outcomes import draw_evenly
 
 _MOVED: Final = 0.03  # metres; what is displaced by less was brushed, not moved
 
@@ -84,7 +84,7 @@ class OGBenchSceneSuite:
         env = _env()
         observation, _ = env.reset(seed=case.seed, options=dict(case.options))
         rng, original = np.random.default_rng([case.seed, 7]), parse_outcome(case.original)
-        purpose = draw_outcome(all_outcomes(observation[ENVIRONMENT_STATE]), rng) or original
+        purpose = draw_evenly(all_outcomes(observation[ENVIRONMENT_STATE]), rng) or original
         expert = Expert(purpose, env.simulator, rng)
         while not expert.finished:
             observation, _, achieved, truncated, _ = env.step(expert.act())
@@ -108,7 +108,7 @@ def _case(prompt: Prompt, seed: int, family: str, families: tuple[str, ...]) -> 
     return Case(
         seed=seed,
         prompt=prompt,
-        instruction=_instruction(prompt, outcome, seed),
+        instruction=wording(prompt, outcome, seed, phrase),
         outcome=str(outcome),
         original=str(original),
         family=outcome.family,
@@ -124,16 +124,9 @@ def _other(original: Outcome, state: np.ndarray, families: Sequence[str], seed: 
     """
     others = [outcome for outcome in all_outcomes(state) if not outcome.about & original.about]
     preferred = [outcome for outcome in others if outcome.family in families]
-    other = draw_outcome(preferred or others, np.random.default_rng([seed, 5]))
+    other = draw_evenly(preferred or others, np.random.default_rng([seed, 5]))
     assert other is not None
     return other
-
-
-def _instruction(prompt: Prompt, outcome: Outcome, seed: int) -> str:
-    if prompt == "empty" or prompt in SHOWN:
-        return ""
-    # The generator of the environment's own instructions.
-    return phrase(outcome, np.random.default_rng([seed, 2]), "held_out" if prompt == "held_out" else "train")
 
 
 def _handled(states: np.ndarray) -> set[str]:

@@ -35,6 +35,7 @@ from vla.envs.tabletop.state import (
     things_on_table,
     tip_gap,
 )
+from vla.tasks.outcomes import draw_evenly
 
 PLACES: Final = (
     "top left", "top middle", "top right",
@@ -163,11 +164,7 @@ def draw_outcome(
 ) -> Outcome | None:
     """Something `allowed` and feasible in `state [E]`; families that have any are equally likely. None if none has."""
     candidates = [o for o in all_outcomes(state, families) if allowed is None or allowed(o)]
-    if not candidates:
-        return None
-    family = rng.choice(list(dict.fromkeys(outcome.family for outcome in candidates)))
-    same_family = [outcome for outcome in candidates if outcome.family == family]
-    return same_family[rng.integers(len(same_family))]
+    return draw_evenly(candidates, rng)
 
 
 def brought_about(outcome: Outcome, states: np.ndarray) -> bool:
@@ -253,6 +250,19 @@ def held_out_combination(outcome: Outcome) -> bool:
     colour = COLOURS.index(outcome.thing.colour)
     shape = SHAPES.index(outcome.thing.shape)
     return (colour + 4 * shape + 3 * FAMILIES.index(outcome.family)) % 8 == 0
+
+
+def trained_combination(outcome: Outcome) -> bool:
+    """Whether it may occur in training."""
+    return not held_out_combination(outcome)
+
+
+# What each choice of combinations allows; None is everything.
+COMBINATIONS: Final[dict[str, Callable[[Outcome], bool] | None]] = {
+    "all": None,
+    "train": trained_combination,
+    "held_out": held_out_combination,
+}
 
 
 # The placement functions: position [..., 2] of the thing, positions [..., 2] of the others, where -> slack [...].

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from vla.data.collect import CollectSettings
-from vla.data.video import encode_video
 from vla.data.writer import Episode
 from vla.envs.tabletop.env import TabletopEnv, layout
 from vla.envs.tabletop.expert import rollout
-from vla.envs.tabletop.outcomes import BASE_FAMILIES, FAMILIES, Outcome, held_out_combination
+from vla.envs.tabletop.outcomes import BASE_FAMILIES, COMBINATIONS, FAMILIES
 from vla.envs.tabletop.play import play
 
 
@@ -20,7 +19,7 @@ class TabletopRecorder:
 
     def __init__(self, settings: CollectSettings):
         self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
-        self._allowed = _ALLOWED[settings.combinations]
+        self._allowed = COMBINATIONS[settings.combinations]
         self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
         self._play, self._play_families = settings.play, settings.families or self.default_families
         self.layout = layout(settings.image_size)
@@ -32,8 +31,7 @@ class TabletopRecorder:
             options = {**self._options, "family": family}
             arrays = rollout(self._env, scene_seed, options, {"failure": failure}, false_start=false_start)
         return Episode(
-            # Encoded here, in the worker: the writer then only copies packets.
-            images={camera: encode_video(frames, self.layout["fps"]) for camera, frames in arrays.images.items()},
+            images=arrays.images,
             state=arrays.state,
             action=arrays.action,
             success=arrays.success,
@@ -42,10 +40,3 @@ class TabletopRecorder:
             task=arrays.family,
             outcome=str(arrays.outcome or ""),
         )
-
-
-def _trained_combination(outcome: Outcome) -> bool:
-    return not held_out_combination(outcome)
-
-
-_ALLOWED = {"all": None, "train": _trained_combination, "held_out": held_out_combination}

@@ -15,18 +15,19 @@ from vla.envs.tabletop.expert import expert_action, rollout
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
     BASE_FAMILIES,
+    COMBINATIONS,
     FAMILIES,
     Outcome,
     brought_about,
     draw_outcome,
-    held_out_combination,
     outcomes_about,
     parse_outcome,
+    trained_combination,
 )
 from vla.envs.tabletop.render import render
 from vla.envs.tabletop.scenes import sample_task
 from vla.envs.tabletop.state import CONTACT, HELD, SHAPES, Thing, positions, things_on_table, tip_gap
-from vla.evaluation.rollout import SHOWN, Case, Combinations, Failure, Observation, Prompt
+from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt, wording
 
 _MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
@@ -115,7 +116,7 @@ def other_outcome(
     """
 
     def allowed(outcome: Outcome) -> bool:
-        return _leaves_alone(outcome, original) and (combinations != "train" or _trained_combination(outcome))
+        return _leaves_alone(outcome, original) and (combinations != "train" or trained_combination(outcome))
 
     for choice in (families, BASE_FAMILIES):
         drawn = draw_outcome(state, tuple(choice), allowed, np.random.default_rng([seed, 5]))
@@ -125,37 +126,19 @@ def other_outcome(
 
 
 def _case(prompt: Prompt, seed: int, family: str, families: tuple[str, ...], combinations: Combinations) -> Case:
-    allowed = _ALLOWED[combinations]
+    allowed = COMBINATIONS[combinations]
     state, original = _scene(seed, family, allowed)
     outcome = other_outcome(original, state, families, seed, combinations) if prompt == "other" else original
     return Case(
         seed=seed,
         prompt=prompt,
-        instruction=_instruction(prompt, outcome, seed),
+        instruction=wording(prompt, outcome, seed, phrase),
         outcome=str(outcome),
         original=str(original),
         family=outcome.family,
         task=outcome.family if outcome.where is None else f"{outcome.family}/{outcome.where}",
         options={"family": family, "allowed": allowed},
     )
-
-
-def _instruction(prompt: Prompt, outcome: Outcome, seed: int) -> str:
-    if prompt == "empty" or prompt in SHOWN:
-        return ""
-    # The generator of the environment's own instructions.
-    return phrase(outcome, np.random.default_rng([seed, 2]), "held_out" if prompt == "held_out" else "train")
-
-
-def _trained_combination(outcome: Outcome) -> bool:
-    return not held_out_combination(outcome)
-
-
-_ALLOWED: Final[dict[Combinations, Callable[[Outcome], bool] | None]] = {
-    "all": None,
-    "train": _trained_combination,
-    "held_out": held_out_combination,
-}
 
 
 def _leaves_alone(outcome: Outcome, original: Outcome) -> bool:
