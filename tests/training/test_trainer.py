@@ -19,8 +19,10 @@ from torch import nn
 
 from vla.batch import Batch
 from vla.config import Config, ConfigError, CriticConfig
+from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
+from vla.models.observe import Goal
 from vla.models.policy import VLAPolicy
 from vla.models.text import TextEncoder
 from vla.training import trainer
@@ -350,6 +352,27 @@ class TestStartingPoint:
         assert policy.critic is not None and policy.config.model.critic == CriticConfig(layers=1)
         with pytest.raises(ConfigError, match=r"model\.critic\.layers is 2, there 1"):
             train(config("third", init_from=str(source.parent.parent / "second"), model__critic={"layers": 2}))
+
+    def test_kinds_of_task_identifiers_may_be_new(self, tmp_path: Path, encoders: dict[str, str]) -> None:
+        """What the policy does when told in words stays, and the new kinds learn."""
+        data = collect(CollectSettings(out=tmp_path / "data", episodes=4, num_workers=0, image_size=64))
+        old = VLAPolicy.from_pretrained(train(tiny.run_config(data.root, encoders, tmp_path / "first")))
+        kinds = ["language", "goal_image", "goal_state"]
+        config = tiny.run_config(data.root, encoders, tmp_path / "second", init_from=str(tmp_path / "first"),
+                                 model__task_kinds=kinds, training__learning_rate=1e-12)  # fmt: skip
+        policy = VLAPolicy.from_pretrained(train(config))
+        assert policy.config.model.task_kinds == kinds and policy.config.embodiments[0].goal_dim > 0
+        at = np.array([0])
+        state = data.environment_state(at)[0]
+        seen = {"observation.state": data.state(at)[0], "observation.images.top": data.frames("top", at)[0]}
+        told = [old.act(seen, "touch it"), policy.act(seen, "touch it")]
+        np.testing.assert_allclose(*told, atol=1e-5)
+        shown = policy.act({**seen, "observation.environment_state": state}, goal=Goal(state=state + 0.2))
+        assert not np.allclose(shown, policy.act(seen), atol=1e-5)
+        assert policy.normalize_goal is not None and not torch.equal(policy.normalize_goal[0].scale, torch.ones(59))
+        with pytest.raises(ConfigError, match=r"model\.task_kinds is \['language'\], there "):
+            train(tiny.run_config(data.root, encoders, tmp_path / "third", init_from=str(tmp_path / "second"),
+                                  model__task_kinds=["language"]))  # fmt: skip
 
     def test_new_data_may_reach_farther(self, config: MakeConfig) -> None:
         source = train(config("first"))

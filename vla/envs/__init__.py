@@ -22,6 +22,7 @@ gymnasium.register(id="vla/OGBenchScene-v0", entry_point="vla.envs.ogbench.env:O
 SUITES = {
     "tabletop": "vla.envs.tabletop.suite:TabletopSuite",
     "ogbench-scene": "vla.envs.ogbench.suite:OGBenchSceneSuite",
+    "ogbench-challenges": "vla.envs.ogbench.challenges:ChallengeSuite",
 }
 # Where demonstrations can be recorded.
 RECORDERS = {

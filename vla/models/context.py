@@ -59,8 +59,8 @@ class ContextReader(nn.Module):
         self.latents = nn.Parameter(torch.randn(config.latents, config.width) * 0.02)
         self.blocks = nn.ModuleList(ReaderBlock(config) for _ in range(config.reader_layers))
         self.norm = nn.LayerNorm(config.width)
-        sizes = Sizes(config.width, embodiments)
-        self.kinds = nn.ModuleDict({kind: KINDS[kind](sizes) for kind in config.task_kinds if kind != LANGUAGE})
+        self.kinds = nn.ModuleDict()
+        self.add_kinds(config, embodiments)
 
     def forward(self, text: Tensor, text_mask: Tensor, task: TaskIdentifier, features: dict[str, Tensor],
                 views: dict[str, Tensor], goal: Tensor | None, state: Tensor, history_valid: Tensor | None,
@@ -84,7 +84,8 @@ class ContextReader(nn.Module):
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
         contents = self.images.contents(features)
-        scene = Scene(contents, self.images.contents(views) if views else None, goal, embodiment)
+        shown = self.images.contents(views) if views else None
+        scene = Scene(contents, self.images.places(), shown, goal, embodiment)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
         cells = self.images(contents, history_valid, wanted, embodiment)
         now = state[:, -1]
@@ -112,6 +113,14 @@ class ContextReader(nn.Module):
             if clues.wanted is not None:
                 wanted.append(clues.wanted * rearrange(given, "b -> b 1 1 1"))
         return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.stack(wanted).sum(dim=0) if wanted else None
+
+    def add_kinds(self, config: ModelConfig, embodiments: Sequence[Embodiment]) -> None:
+        """Fresh modules for the kinds of task identifiers that it can't yet be told by, in the order of `config`."""
+        sizes = Sizes(config.width, config.heads, embodiments)
+        kinds = [kind for kind in config.task_kinds if kind != LANGUAGE]
+        self.kinds = nn.ModuleDict(
+            {kind: self.kinds[kind] if kind in self.kinds else KINDS[kind](sizes) for kind in kinds}
+        )
 
     @torch.no_grad()
     def standardize(self, samples: Mapping[str, Tensor]) -> None:
@@ -201,14 +210,18 @@ class ImageTokens(nn.Module):
         own = self.state[embodiment]
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
-        places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
-        places = rearrange(rearrange(self.age, "t d -> t 1 d") + places, "t n d -> (t n) d")
+        places = rearrange(self.places(), "t n d -> (t n) d")
         states = torch.cat([own.camera(camera)(self.get_buffer(f"positions_{camera}")) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
         if wanted is None:
             return Cells(shows, shows + places, states, own.seen, mask)
         wanted = rearrange(wanted, "b t n d -> b (t n) d")
         return Cells(shows, shows + places + wanted, states, own.seen, mask, wanted)
+
+    def places(self) -> Tensor:
+        """Where and when each cell is: [T, n, D]."""
+        places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        return rearrange(self.age, "t d -> t 1 d") + places
 
     def contents(self, features: dict[str, Tensor]) -> Tensor:
         """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""

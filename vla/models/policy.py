@@ -118,8 +118,7 @@ class VLAPolicy(PreTrainedModel):
         self.critic = None if model.critic is None else Critic(model, model.critic, robots)
         self.normalize_state = Adapters(robots, lambda robot: Normalizer(robot.state_dim))
         self.normalize_action = Adapters(robots, lambda robot: Normalizer(robot.action_dim))
-        if takes_state(model.task_kinds):
-            self.normalize_goal = Adapters(robots, lambda robot: Normalizer(robot.goal_dim))
+        self.normalize_goal = _goal_normalizers(model, robots)
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -192,6 +191,21 @@ class VLAPolicy(PreTrainedModel):
         self.config.architecture = {**self.config.architecture, "critic": settings.model_dump(mode="json")}
         self.critic = Critic(self.config.model, settings, self.config.embodiments)
 
+    def add_kinds(self, model: ModelConfig, goal_dims: Sequence[int]) -> None:
+        """Fresh modules for the kinds of task identifiers of `model` that the policy can't yet be told by.
+
+        Args:
+            goal_dims: G of each embodiment, in the order of their numbers.
+        """
+        known = zip(self.config.robots, goal_dims, strict=True)
+        self.config.robots = [{**robot, "goal_dim": goal_dim} for robot, goal_dim in known]
+        kinds = {"task_kinds": list(model.task_kinds), "goal_state": model.goal_state}
+        self.config.architecture = {**self.config.architecture, **kinds}
+        robots = self.config.embodiments
+        self.reader.add_kinds(self.config.model, robots)
+        if self.normalize_goal is None:
+            self.normalize_goal = _goal_normalizers(model, robots)
+
     def add_embodiment(self, embodiment: Embodiment) -> None:
         """Fresh adapters for one more; what all share stays as it is."""
         self.config.robots = [*self.config.robots, asdict(embodiment)]
@@ -218,11 +232,14 @@ class VLAPolicy(PreTrainedModel):
         """Context tokens for a batch of observations; `choose` as in `Pointer`."""
         task, number = observation.task, self.config.number_of(observation.embodiment)
         text, mask = self.text(task.instruction)
+        goal = None
+        if task.goal_state is not None:
+            assert self.normalize_goal is not None
+            goal = self.normalize_goal[number](task.goal_state)
         # An empty string still has a start and an end token: the reader learns its own token for "nothing was said".
         mask = mask & torch.tensor([bool(i) for i in task.instruction], device=mask.device)[:, None]
         return self.reader(
-            text, mask, task, self._features(observation), self._features(task),
-            None if task.goal_state is None else self.normalize_goal[number](task.goal_state),
+            text, mask, task, self._features(observation), self._features(task), goal,
             self.normalize_state[number](observation.state), observation.history_valid, number, choose,
         )
 
@@ -366,6 +383,11 @@ class VLAPolicy(PreTrainedModel):
         context = self.read(seen)
         best = self.critic.quality(context, self.normalize_action[context.embodiment](chunks)).argmax(dim=1)
         return chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
+
+
+def _goal_normalizers(model: ModelConfig, robots: Sequence[Embodiment]) -> Adapters[Normalizer] | None:
+    """None where the policy isn't told by a goal state."""
+    return Adapters(robots, lambda robot: Normalizer(robot.goal_dim)) if takes_state(model.task_kinds) else None
 
 
 def policy_folder(path: str | Path) -> Path:

@@ -3,8 +3,8 @@
 A policy is told what to do in words, by a number, by the state or the picture that is to be reached, or by a video of
 the way there: any of them, together or alone. A kind is a class in this file; nothing else knows it by name.
 
-Shapes: B batch, V views, T history, n image cells of one frame (all cameras), D width, G numbers of a goal state,
-L tokens.
+Shapes: B batch, V views, T history, n image cells of one frame (all cameras), N = T n, D width, G numbers of a goal
+state, L tokens.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from vla.batch import TaskIdentifier
 from vla.models.embodiment import Adapters, Embodiment
-from vla.models.layers import fourier
+from vla.models.layers import Attention, FeedForward, fourier
 
 LANGUAGE = "language"
 MAX_TASKS = 256  # that a policy can have numbers for, those learnt later included
@@ -32,6 +32,7 @@ class Sizes:
     """What the modules of the kinds are made for."""
 
     width: int  # D
+    heads: int
     embodiments: Sequence[Embodiment]
 
 
@@ -40,6 +41,7 @@ class Scene:
     """What the policy sees, and the views that it was given of what is to be."""
 
     now: Tensor  # [B, T, n, D] image cells
+    where: Tensor  # [T, n, D] where and when they are
     views: Tensor | None  # [B, V, n, D], the goal last
     goal: Tensor | None  # [B, 2, G] normalised state: now, and at the goal
     embodiment: int  # its number
@@ -84,23 +86,37 @@ class TaskNumber(Kind):
 class GoalState(Kind):
     """A token for each number of the state: which it is, what it is now, and what it is to be.
 
-    One by one, so that attention can pick those that are to change.
+    One by one, so that attention can pick those that are to change. They hear each other, since what a number means
+    others say (whose place, along which axis), and every cell of the picture asks what they say about its place.
     """
 
     state = True
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self.which = Adapters(sizes.embodiments, lambda robot: nn.Embedding(robot.goal_dim, sizes.width))
-        self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), sizes.width)
-        self.out = nn.Sequential(nn.GELU(), nn.Linear(sizes.width, sizes.width), nn.LayerNorm(sizes.width))
+        width = sizes.width
+        self.which = Adapters(sizes.embodiments, lambda robot: nn.Embedding(robot.goal_dim, width))
+        self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
+        self.talk = Attention(width, sizes.heads)
+        self.think = FeedForward(width, dropout=0.0)
+        self.ask = Attention(width, sizes.heads)
+        self.compare = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
         assert scene.goal is not None
         now, goal = scene.goal.unbind(dim=1)
         numbers = torch.stack([now, goal, goal - now], dim=-1)  # [B, G, 3]
         which = self.which[scene.embodiment].weight
-        return Clues(self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which))
+        tokens = self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which)
+        talk, think, hear = self.norms
+        tokens = tokens + self.talk(talk(tokens), talk(tokens))
+        tokens = tokens + self.think(think(tokens))
+        cells = rearrange(scene.now + scene.where, "b t n d -> b (t n) d")
+        told = self.ask(cells, hear(tokens))
+        wanted = self.compare(torch.cat([cells, told], dim=-1))
+        return Clues(tokens, rearrange(wanted, "b (t n) d -> b t n d", t=len(scene.where)))
 
 
 class Views(Kind):

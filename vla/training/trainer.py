@@ -368,27 +368,37 @@ def seed_dropout(seed: int, step: int, part: int, rank: int) -> None:
 
 def fit_normalizers(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
     """Offsets and scales of an embodiment from exact statistics over its data sets, merged."""
-    for normalizer, statistics in _statistics(policy, datasets):
-        offset, scale = normalization(statistics, policy.config.model.normalization)
-        normalizer.fit(*(torch.from_numpy(np.asarray(value, dtype=np.float32))
-                         for value in (offset, scale, statistics.min, statistics.max)))
+    number = policy.config.number_of(datasets[0].embodiment)
+    _fit([(policy.normalize_state[number], "observation.state"), (policy.normalize_action[number], "action")],
+         datasets, policy.config.model)  # fmt: skip
+    fit_goal_normalizer(policy, datasets)
+
+
+def fit_goal_normalizer(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
+    """The same for goal states, where the policy is told by these."""
+    if policy.normalize_goal is None:
+        return
+    model, number = policy.config.model, policy.config.number_of(datasets[0].embodiment)
+    _fit([(policy.normalize_goal[number], model.goal_state)], datasets, model)
 
 
 def widen_normalizers(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
     """Keep an embodiment's units, but let its actions reach as far as those of new data sets of it."""
-    for normalizer, statistics in _statistics(policy, datasets):
-        low, high = (torch.from_numpy(np.asarray(v, dtype=np.float32)) for v in (statistics.min, statistics.max))
-        normalizer.widen(low, high)
+    statistics = _statistics(datasets, "action")
+    low, high = (torch.from_numpy(np.asarray(v, dtype=np.float32)) for v in (statistics.min, statistics.max))
+    policy.normalize_action[policy.config.number_of(datasets[0].embodiment)].widen(low, high)
 
 
-def _statistics(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> Iterator[tuple[Normalizer, Statistics]]:
-    number = policy.config.number_of(datasets[0].embodiment)
-    columns = [(policy.normalize_state[number], "observation.state"), (policy.normalize_action[number], "action")]
-    if takes_state(policy.config.model.task_kinds):
-        columns.append((policy.normalize_goal[number], policy.config.model.goal_state))
+def _fit(columns: Sequence[tuple[Normalizer, str]], datasets: Sequence[EpisodeDataset], model: ModelConfig) -> None:
     for normalizer, column in columns:
-        parts = (dataset.column(column).reshape(len(dataset), -1) for dataset in datasets)
-        yield normalizer, Statistics.of(*parts)
+        statistics = _statistics(datasets, column)
+        offset, scale = normalization(statistics, model.normalization)
+        normalizer.fit(*(torch.from_numpy(np.asarray(value, dtype=np.float32))
+                         for value in (offset, scale, statistics.min, statistics.max)))
+
+
+def _statistics(datasets: Sequence[EpisodeDataset], column: str) -> Statistics:
+    return Statistics.of(*(dataset.column(column).reshape(len(dataset), -1) for dataset in datasets))
 
 
 @dataclass
@@ -445,10 +455,13 @@ def _fresh_policy(config: Config, data: TrainingData) -> VLAPolicy:
 
 
 def _trained_policy(config: Config, data: TrainingData, origin: str) -> VLAPolicy:
-    """The policy at `origin`, with adapters for embodiments that it doesn't know."""
+    """The policy at `origin`, with what the configuration asks for beside: a critic, kinds of task identifiers,
+    adapters for embodiments that it doesn't know."""
     policy = VLAPolicy.from_pretrained(origin)
     if policy.critic is None and config.model.critic is not None:
         policy.add_critic(config.model.critic)
+    if policy.config.model.task_kinds != config.model.task_kinds:
+        _add_kinds(policy, config, data, origin)
     # Known tasks keep their numbers.
     policy.config.tasks += sorted(set(data.segments.task) - set(policy.config.tasks))
     known = [robot.name for robot in policy.config.embodiments]
@@ -463,6 +476,21 @@ def _trained_policy(config: Config, data: TrainingData, origin: str) -> VLAPolic
             fit_normalizers(policy, datasets)
             calibrate(policy, sample_motion(policy, first))
     return policy
+
+
+def _add_kinds(policy: VLAPolicy, config: Config, data: TrainingData, origin: str) -> None:
+    """Raises ConfigError if goal states are new and the policy knows a robot whose ones no data set shows."""
+    robots, model = policy.config.embodiments, config.model
+    if policy.normalize_goal is not None or not takes_state(model.task_kinds):
+        policy.add_kinds(model, [robot.goal_dim for robot in robots])
+        return
+    if missing := [robot.name for robot in robots if robot.name not in data.by_embodiment]:
+        raise ConfigError(f"model.task_kinds: {origin} also acts with {missing[0]!r}, whose goal states none of "
+                          "data.datasets shows; add one of its data sets")  # fmt: skip
+    known = [data.by_embodiment[robot.name] for robot in robots]
+    policy.add_kinds(model, [_goal_dim(model, datasets[0]) for datasets in known])
+    for datasets in known:
+        fit_goal_normalizer(policy, datasets)
 
 
 def _embodiment(model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
@@ -511,7 +539,7 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
 def _checked(config: Config) -> Config:
     """The configuration as it will be followed: a policy to start from brings its architecture along.
 
-    A critic may be new, because nothing that the policy does depends on it.
+    A critic and kinds of task identifiers may be new, because nothing that the policy does without depends on them.
 
     Raises:
         ConfigError: settings contradict each other.
@@ -525,6 +553,9 @@ def _checked(config: Config) -> Config:
     kept = VLAConfig.from_pretrained(policy_folder(config.init_from)).model
     if kept.critic is None:
         kept = kept.model_copy(update={"critic": config.model.critic})
+    if set(kept.task_kinds) < set(config.model.task_kinds):
+        goal_state = (kept if takes_state(kept.task_kinds) else config.model).goal_state
+        kept = kept.model_copy(update={"task_kinds": config.model.task_kinds, "goal_state": goal_state})
     asked = _flat(config.model.model_dump(mode="json", exclude_unset=True))
     theirs = _flat(kept.model_dump(mode="json"))
     if changed := [f"model.{key} is {value!r}, there {theirs.get(key)!r}"

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
+import gymnasium
 import numpy as np
 
 from vla.envs.ogbench.state import QPOS, UNLOCKED
@@ -26,12 +28,15 @@ except (ImportError, AttributeError) as error:  # PyOpenGL raises either
 
 
 class Simulator(SceneEnv):
-    """A UR5e arm, a cube, a drawer, a window, and two buttons that lock these; no target and no picture."""
+    """A UR5e arm, a cube, a drawer, a window, and two buttons that lock these; no target and no picture.
 
-    def __init__(self) -> None:
+    Scenes are drawn at random or, with the mode `task`, are one of OGBench's five goals.
+    """
+
+    def __init__(self, mode: Literal["data_collection", "task"] = "data_collection") -> None:
         super().__init__(
             env_type="scene",
-            mode="data_collection",  # scenes are drawn at random, instead of being one of five tasks
+            mode=mode,
             ob_type="pixels",  # the colours of the visual version
             visualize_info=False,
             terminate_at_goal=False,
@@ -39,8 +44,14 @@ class Simulator(SceneEnv):
             height=1,
         )
 
-    def compute_observation(self) -> None:
-        """Nothing: `state` and `robot` are asked for, pictures are drawn by `vla.envs.ogbench.render`."""
+    @cached_property
+    def action_space(self) -> gymnasium.spaces.Box:
+        """One that can be seeded; OGBench makes another whenever it is asked."""
+        return gymnasium.spaces.Box(-1, 1, (5,), np.float32)
+
+    def compute_observation(self) -> np.ndarray:
+        """The state [E], so that OGBench's goals are such; pictures are drawn by `vla.envs.ogbench.render`."""
+        return self.state()
 
     def state(self) -> np.ndarray:
         """The environment state float32 `[E]`, laid out as `vla.envs.ogbench.state` says."""

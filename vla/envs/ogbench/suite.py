@@ -35,8 +35,8 @@ class OGBenchSceneSuite:
 
     name = "ogbench-scene"
     embodiment = EMBODIMENT
-    families = FAMILIES
-    default_families = BASE_FAMILIES
+    families: tuple[str, ...] = FAMILIES
+    default_families: tuple[str, ...] = BASE_FAMILIES
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> OGBenchSceneEnv:
         sizes = {name: tuple(size) for name, size in cameras.items()}
