@@ -42,6 +42,8 @@ class Arguments:
     """Share of every batch that comes from the rollouts."""
     steps: int = 2000
     """Optimizer steps."""
+    learning_rate: float = 1e-3
+    """Peak learning rate: there is more to learn than in fine-tuning, and the old data are in every batch."""
     time_limit: float | None = None
     """Minutes after which training ends; the learning rate decays over these or the steps."""
     env: EnvironmentName = "tabletop"
@@ -61,7 +63,7 @@ def main(arguments: Sequence[str]) -> int:
     print(describe(relabel(rollouts, RelabelSettings(combinations=chosen.combinations))))
     console.rule("3/3  learning")
     words = [chosen.checkpoint, "--data", rollouts.root, "--output", chosen.output, "--new-share", chosen.new_share,
-             "--steps", chosen.steps, "--env", chosen.env, "--episodes", chosen.episodes]
+             "--steps", chosen.steps, "--learning-rate", chosen.learning_rate, "--env", chosen.env, "--episodes", chosen.episodes]
     words += ["--replay", *chosen.replay] if chosen.replay else []
     words += ["--time-limit", chosen.time_limit] if chosen.time_limit else []
     words += ["--resume"] if (chosen.output / "checkpoints").exists() else []
