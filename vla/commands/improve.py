@@ -63,7 +63,8 @@ def main(arguments: Sequence[str]) -> int:
     print(describe(relabel(rollouts, RelabelSettings(combinations=chosen.combinations))))
     console.rule("3/3  learning")
     words = [chosen.checkpoint, "--data", rollouts.root, "--output", chosen.output, "--new-share", chosen.new_share,
-             "--steps", chosen.steps, "--learning-rate", chosen.learning_rate, "--env", chosen.env, "--episodes", chosen.episodes]
+             "--steps", chosen.steps, "--learning-rate", chosen.learning_rate, "--env", chosen.env,
+             "--episodes", chosen.episodes]
     words += ["--replay", *chosen.replay] if chosen.replay else []
     words += ["--time-limit", chosen.time_limit] if chosen.time_limit else []
     words += ["--resume"] if (chosen.output / "checkpoints").exists() else []
