@@ -25,6 +25,7 @@ MEANING: dict[Prompt, str] = {
     "right": "right instruction: does it",
     "held_out": "in words never trained on: does it",
     "other": "another instruction: does the other",
+    "shuffled": "another task's instruction: original comes about",
     "empty": "no instruction: original comes about",
     "goal_image": "a picture of the goal: does it",
     "goal_state": "the state at the goal: does it",
@@ -65,6 +66,8 @@ def summary(evaluation: Evaluation) -> Group:
         prompts.add_row(meaning, *_cells(rate))
     title = Text(f"{evaluation.checkpoint or 'policy'} on {evaluation.settings['env']}: {evaluation.success}", "bold")
     parts: list[RenderableType] = [title, "", prompts, "", _table("family", evaluation.families.items())]
+    if evaluation.tiers:
+        parts += ["", _table("tier", evaluation.tiers.items())]
     if "held_out" in evaluation.prompt_families:
         held_out = evaluation.prompt_families["held_out"]
         parts += ["", _table("family, in words never trained on", held_out.items())]

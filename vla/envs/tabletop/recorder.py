@@ -16,6 +16,7 @@ class TabletopRecorder:
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
+    protocol: dict[str, Any] = {}  # noqa: RUF012 (no one changes it)
 
     def __init__(self, settings: CollectSettings):
         self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
