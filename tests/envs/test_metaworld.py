@@ -30,7 +30,7 @@ try:
     from vla.envs.metaworld.env import ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv
     from vla.envs.metaworld.expert import rollout
     from vla.envs.metaworld.render import render
-    from vla.envs.metaworld.simulator import CAMERA, Simulator, borrow, give_back
+    from vla.envs.metaworld.simulator import CAMERA, Simulator
     from vla.envs.metaworld.suite import MT10Suite, MT50Suite
 except RuntimeError as missing:
     pytest.skip(str(missing), allow_module_level=True)
@@ -97,7 +97,6 @@ def test_a_picture_is_a_function_of_the_recorded_state(task: str) -> None:
     pictures = MT50Suite().views(states[::-1], {CAMERA: [48, 48]})[CAMERA][::-1]
     np.testing.assert_array_equal(pictures, np.stack([observation[IMAGE] for observation in observations]))
     assert (pictures[0] != pictures[1]).any() and (pictures[-1] != pictures[1]).any()
-    env.close()
 
 
 def test_the_picture_is_lerobots() -> None:
@@ -120,19 +119,22 @@ def test_the_picture_is_lerobots() -> None:
     difference = np.abs(np.flip(theirs.render(), (0, 1)).astype(int) - observation[IMAGE])
     assert (difference > 2).mean() < 1e-3  # positions were rounded to float32 on the way
     theirs.close()
-    ours.close()
 
 
-def test_simulators_are_used_again() -> None:
-    first = MetaWorldEnv(render_observations=False)
-    first.reset(seed=0, options={"family": "reach"})
-    simulator = first.simulator
-    first.reset(seed=1, options={"family": "drawer-close"})
-    assert borrow("reach") is simulator
-    give_back(simulator)
-    first.close()
-    with pytest.raises(RuntimeError, match="call reset first"):
-        first.step(np.zeros(4))
+def test_environments_of_a_task_do_not_disturb_each_other() -> None:
+    """They share a model."""
+
+    def play(seeds: list[int]) -> list[np.ndarray]:
+        places = [MetaWorldEnv(render_observations=False) for _ in seeds]
+        for place, seed in zip(places, seeds, strict=True):
+            place.reset(seed=seed, options={"family": "button-press-topdown"})
+        for _ in range(40):
+            observations = [place.step(np.array([0.1, 0.3, -1, 1]))[0] for place in places]
+        return [observation[ENVIRONMENT_STATE] for observation in observations]
+
+    together = play([1, 2])
+    np.testing.assert_array_equal(together[0], *play([1]))
+    np.testing.assert_array_equal(together[1], *play([2]))
 
 
 @pytest.mark.parametrize(("action", "hint"), [(np.zeros(3), "four numbers"), (np.array([0, np.nan, 0, 0]), "'dy'")])
@@ -205,7 +207,9 @@ def test_recordings_are_trained_on_and_the_policy_evaluated(
     recorded = json.loads((tmp_path / "data/vla/collection.json").read_text())
     assert recorded["protocol"] == Protocol(image_size=64).to_json()
 
-    policy = VLAPolicy.from_pretrained(train(run_config(tmp_path / "data", encoders, tmp_path / "run", training__steps=2)))
+    policy = VLAPolicy.from_pretrained(
+        train(run_config(tmp_path / "data", encoders, tmp_path / "run", training__steps=2))
+    )
     suite = load_suite("metaworld-mt10")
     suite._protocol = Protocol(max_steps=32)
     evaluation = evaluate(policy, suite, EvaluationConfig(episodes=2, execute=16, num_envs=2))
@@ -243,8 +247,6 @@ class Announced:
 
     def image(self) -> np.ndarray:
         return np.zeros((32, 32, 3), np.uint8)
-
-    def close(self) -> None: ...
 
     def _seen(self, success: bool) -> dict[str, np.ndarray]:
         state = np.array([NUMBER[self._task], 0, success, *np.zeros(26)], np.float32)

@@ -100,8 +100,6 @@ class Environment(Protocol):
 
     def step(self, action: np.ndarray) -> tuple[Observation, Any, bool, bool, dict[str, Any]]: ...
 
-    def close(self) -> None: ...
-
 
 class Suite(Protocol):
     """What an environment brings along to be evaluated on; `vla.envs.load_suite` finds it by name."""
@@ -114,7 +112,7 @@ class Suite(Protocol):
     groups: Mapping[str, Sequence[str]]  # families whose rates are published together; none where there are no such
 
     def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """What is to be known beside the figures: how scenes are shown and told, and where a published protocol differs."""
+        """What is to be known beside the figures: how scenes are shown and told, where a published protocol differs."""
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> Environment:
         """An environment for a policy with these cameras. Raises ValueError for cameras it doesn't have."""
@@ -219,7 +217,6 @@ def rollout(
             if waiting:
                 running[place] = _Episode(*waiting.popleft(), suite, episode.env, cameras, history)
             else:
-                episode.env.close()
                 del running[place]
             if progress is not None:
                 progress(len(finished), len(cases))

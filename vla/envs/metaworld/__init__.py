@@ -1,4 +1,4 @@
-"""Meta-World's fifty tasks of a Sawyer arm (MT50) and ten of them (MT10), under LeRobot's protocol. The extra `metaworld`.
+"""Meta-World's fifty tasks of a Sawyer arm and ten of them, MT10, under LeRobot's protocol. The extra `metaworld`.
 
 What is imported here needs neither Meta-World nor MuJoCo; `env`, `expert`, `render` and `suite` need both.
 """

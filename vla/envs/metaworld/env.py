@@ -12,7 +12,7 @@ import numpy as np
 
 from vla.envs.metaworld.protocol import Protocol
 from vla.envs.metaworld.render import render
-from vla.envs.metaworld.simulator import CAMERA, Simulator, borrow, give_back
+from vla.envs.metaworld.simulator import CAMERA, Simulator
 from vla.envs.metaworld.state import ACTION_NAMES, EMBODIMENT, SCENES, STATE_NAMES, STATE_SIZE
 from vla.envs.metaworld.tasks import MT50, NUMBER
 
@@ -46,8 +46,8 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
     - `observation.state`: float32 [S], what the robot feels: `vla.envs.metaworld.state.STATE_NAMES`
     - `observation.environment_state`: float32 [E], laid out as `vla.envs.metaworld.state` says
 
-    Actions: float32 [A], `ACTION_NAMES`, clipped to [-1, 1]. The reward is 1 where Meta-World says that the task is done
-    after the step, which ends the episode; stepping on is allowed.
+    Actions: float32 [A], `ACTION_NAMES`, clipped to [-1, 1]. The reward is 1 where Meta-World says that the task is
+    done after the step, which ends the episode; stepping on is allowed.
 
     Option of `reset`: `family`, the name of the task; by default one of `tasks` is drawn. Task, scene and disturbances
     are pure functions of the seed and this.
@@ -89,8 +89,9 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
         family = options.get("family") or str(np.random.default_rng([seed, 0]).choice(self.tasks))
         if family not in NUMBER:
             raise ValueError(f"family {family!r} is unknown: Meta-World has {', '.join(MT50)}")
-        self._change_to(family)
-        self.simulator.reset(seed)
+        if self._simulator is None or self._simulator.task != family:
+            self._simulator = Simulator(family)
+        self._simulator.reset(seed)
         self.instruction = self.protocol.instruction(family)
         self._noise, self._drift = np.random.default_rng([seed, 3]), np.zeros(3)
         self._steps = 0
@@ -105,12 +106,6 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
         info = self._info()
         truncated = self._steps >= self.protocol.max_steps
         return self._observation(), float(info["success"]), info["success"], truncated, info
-
-    def close(self) -> None:
-        """Another environment may use the simulator; `reset` gets a new one."""
-        if self._simulator is not None:
-            give_back(self._simulator)
-            self._simulator = None
 
     @property
     def simulator(self) -> Simulator:
@@ -130,11 +125,6 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def render(self) -> np.ndarray | None:
         return self.image() if self.render_mode == "rgb_array" else None
-
-    def _change_to(self, task: str) -> None:
-        if self._simulator is None or self._simulator.task != task:
-            self.close()
-            self._simulator = borrow(task)
 
     def _disturbance(self) -> np.ndarray:
         """Of the hand's executed motion: `[3]`."""

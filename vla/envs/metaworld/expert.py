@@ -20,9 +20,7 @@ _FALSE_START_STEPS: Final = (5, 40)  # at least and fewer than
 warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
 
 
-def rollout(
-    env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None, false_start: bool = False
-) -> Episode:
+def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None, false_start: bool = False) -> Episode:
     """One episode of the task's expert until shortly after success, a pure function of its arguments.
 
     After a `false_start` the record begins with the hand on its way to somewhere else.

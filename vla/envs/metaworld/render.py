@@ -1,7 +1,7 @@
 """Scenes drawn from their recorded states, on a CPU.
 
-Software rendering is bound by shadows and samples, hardly by pixels. All tasks share one GL context; each has its own
-meshes and textures in it, and a simulator that is only drawn.
+Software rendering is bound by shadows, samples and triangles, hardly by pixels. Reflections are off: no pixel shows
+one, but the floor has everything drawn twice. All tasks share one GL context; each has its meshes and textures in it.
 """
 
 # Shapes: N states, E numbers a state.
@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 
 from vla.envs.metaworld.protocol import Protocol
-from vla.envs.metaworld.simulator import CAMERA, Simulator, mujoco
+from vla.envs.metaworld.simulator import CAMERA, Place, Simulator, mujoco
 from vla.envs.metaworld.state import QPOS, SCENE, TASK
 from vla.envs.metaworld.tasks import TASKS
 
@@ -43,18 +43,14 @@ class _Stage:
     def __init__(self, task: str, shadows: bool, multisampling: bool) -> None:
         self._simulator = Simulator(task)
         self._model, self._data = self._simulator.model, self._simulator.data
-        if not shadows:
-            self._model.light_castshadow[:] = 0
-            self._model.vis.quality.shadowsize = 0
-        if not multisampling:
-            self._model.vis.quality.offsamples = 0
         self._place = lru_cache(maxsize=_SCENES)(self._placed)
         self._options = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
         self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera(CAMERA).id
         self._visible = mujoco.MjvScene(self._model, maxgeom=_GEOMS)
-        self._context = mujoco.MjrContext(self._model, mujoco.mjtFontScale.mjFONTSCALE_100)
-        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._visible.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+        self._visible.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
+        self._context = _context(self._model, shadows, multisampling)
 
     def show(self, state: np.ndarray) -> None:
         """Put everything where `state [E]` says."""
@@ -70,6 +66,7 @@ class _Stage:
         size, context = len(picture), self._context
         if size > min(context.offWidth, context.offHeight):
             mujoco.mjr_resizeOffscreen(size, size, context)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, context)  # another task may have drawn before
         viewport = mujoco.MjrRect(0, 0, size, size)
         mujoco.mjv_updateScene(
             self._model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._visible
@@ -79,10 +76,20 @@ class _Stage:
         # GL counts rows from below, which Meta-World turns round; LeRobot flips both axes of that.
         picture[:] = picture[:, ::-1].copy()
 
-    def _placed(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
-        """What a reset moves besides MuJoCo's positions: where bodies and sites are attached."""
+    def _placed(self, seed: int) -> Place:
+        """What a reset moves besides MuJoCo's positions."""
         self._simulator.reset(seed)
-        return self._model.body_pos.copy(), self._model.site_pos.copy()
+        return self._simulator.place
+
+
+def _context(model: Any, shadows: bool, multisampling: bool) -> Any:
+    """What the model's pictures are made of, in the GL context: meshes, textures, the picture itself."""
+    quality = model.vis.quality
+    published = quality.shadowsize, quality.offsamples
+    quality.shadowsize, quality.offsamples = published[0] * shadows, published[1] * multisampling
+    context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
+    quality.shadowsize, quality.offsamples = published
+    return context
 
 
 @lru_cache(maxsize=_TASKS)

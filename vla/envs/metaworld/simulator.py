@@ -1,4 +1,8 @@
-"""Meta-World's simulator of one task, with what we need of it. Importing this module needs the extra `metaworld`."""
+"""Meta-World's simulator of one task, with what we need of it. Importing this module needs the extra `metaworld`.
+
+A task's model takes 20 MB and a fifth of a second to make, so all of its simulators share one. All that a scene changes
+in a model is where some bodies and sites are attached; that is put there anew whenever a simulator has its turn.
+"""
 
 # Shapes: E numbers a state, S robot state, A action.
 
@@ -6,8 +10,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections import defaultdict
-from typing import Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -29,6 +33,8 @@ except (ImportError, AttributeError) as error:  # PyOpenGL raises either
 CAMERA: Final = "corner2"
 _CAMERA_POSITION: Final = (0.75, 0.075, 0.7)  # LeRobot's, nearer than Meta-World's own
 
+Place = tuple[np.ndarray, np.ndarray]  # where bodies and where sites are attached
+
 
 class Simulator:
     """A Sawyer arm and the things of one task. Nothing is drawn here.
@@ -37,27 +43,32 @@ class Simulator:
     """
 
     def __init__(self, task: str) -> None:
-        self.task = task
-        self._env = env = ALL_V3_ENVIRONMENTS[f"{task}-v3"]()
+        self.task, self._shared = task, _shared(task)
+        self.model, self.place = self._shared.model, self._shared.place
+        self._put()
+        self._env = env = self._shared.kind()
         # The experts are told the goal; the space of observations has to be made anew for that.
         env._partially_observable = False
         del env.sawyer_observation_space
         # Scenes are drawn from the generator that `seed` sets. `set_task` would keep a single one instead.
         env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
-        self.model, self.data = env.model, env.data
-        self.model.cam_pos[self.model.camera(CAMERA).id] = _CAMERA_POSITION
+        self.data = env.data
         self.observation, self.scene, self.success = np.zeros(39), 0, False
 
     def reset(self, seed: int) -> None:
         """The scene of the seed, a pure function of it. Raises ValueError for one that a state can't hold exactly."""
         if not 0 <= seed < SCENES:
             raise ValueError(f"scene {seed} doesn't exist: Meta-World's have seeds from 0 to {SCENES - 1}")
+        self.place = self._shared.place
+        self._put()
         self._env.seed(seed)
         self.observation, _ = self._env.reset()
+        self.place = _place(self.model)
         self.scene, self.success = seed, False
 
     def step(self, action: np.ndarray) -> None:
         """Play `action [A]`, for an eightieth of a second."""
+        self._put()
         self.observation, _, _, _, info = self._env.step(action)
         self.success = bool(info["success"])
 
@@ -77,17 +88,29 @@ class Simulator:
         state[QPOS : QPOS + self.model.nq] = self.data.qpos
         return state
 
-
-def borrow(task: str) -> Simulator:
-    """A simulator of the task that nobody else uses: making one takes long, and environments change tasks often."""
-    return _idle[task].pop() if _idle[task] else Simulator(task)
+    def _put(self) -> None:
+        self.model.body_pos[:], self.model.site_pos[:] = self.place
 
 
-def give_back(simulator: Simulator) -> None:
-    """The simulator isn't used any longer."""
-    _idle[simulator.task].append(simulator)
+class _Shared(NamedTuple):
+    """What the simulators of a task have in common."""
+
+    kind: Any  # Meta-World's class of the task, whose instances use `model`
+    model: Any
+    place: Place  # before any scene
 
 
-_idle: dict[str, list[Simulator]] = defaultdict(list)
+@cache
+def _shared(task: str) -> _Shared:
+    theirs = ALL_V3_ENVIRONMENTS[f"{task}-v3"]
+    model = theirs().model
+    model.cam_pos[model.camera(CAMERA).id] = _CAMERA_POSITION
+    kind = type("Sharing", (theirs,), {"_initialize_simulation": lambda self: (model, mujoco.MjData(model))})
+    return _Shared(kind, model, _place(model))
 
-__all__ = ["CAMERA", "Simulator", "borrow", "give_back", "mujoco"]  # MuJoCo for those who draw, imported here first
+
+def _place(model: Any) -> Place:
+    return model.body_pos.copy(), model.site_pos.copy()
+
+
+__all__ = ["CAMERA", "Place", "Simulator", "mujoco"]  # MuJoCo for those who draw, imported here and nowhere earlier

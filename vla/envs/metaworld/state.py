@@ -1,4 +1,4 @@
-"""The recorded state of a scene. Task and scene are in it, because MuJoCo's positions don't say what a reset has moved."""
+"""The recorded state of a scene. Task and scene are in it, because positions don't say all that a reset moved."""
 
 from __future__ import annotations
 

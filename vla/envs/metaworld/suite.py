@@ -70,7 +70,6 @@ class MT50Suite:
     def demonstration(self, case: Case) -> np.ndarray:
         env = MetaWorldEnv(protocol=self._protocol, render_observations=False)
         states = rollout(env, case.seed, dict(case.options)).environment_state
-        env.close()
         assert states is not None
         return states
 

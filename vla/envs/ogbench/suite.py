@@ -38,7 +38,7 @@ class OGBenchSceneSuite:
     families = FAMILIES
     default_families = BASE_FAMILIES
     prompts = PROMPTS
-    groups: Mapping[str, Sequence[str]] = {}  # noqa: RUF012 (no one changes it)
+    groups: Mapping[str, Sequence[str]] = {}
 
     def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         return {}  # it is ours: nothing published to differ from

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
 from vla.envs.tabletop.env import TabletopEnv, layout
