@@ -212,7 +212,7 @@ def test_recordings_are_trained_on_and_the_policy_evaluated(
     )
     suite = load_suite("metaworld-mt10")
     suite._protocol = Protocol(max_steps=32)
-    evaluation = evaluate(policy, suite, EvaluationConfig(episodes=2, execute=16, num_envs=2))
+    evaluation = evaluate(policy, suite, EvaluationConfig(episodes=2, execute=8, num_envs=2))
     assert set(evaluation.prompts) == {"right", "shuffled", "empty"} and set(evaluation.families) == set(families)
     assert evaluation.tiers == {} and evaluation.chance is evaluation.unasked is None and evaluation.fps == 80
     assert evaluation.protocol["image_size"] == 64 and evaluation.protocol["max_steps"] == 32

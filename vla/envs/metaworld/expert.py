@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
 from vla.data.writer import Episode
-from vla.envs.metaworld.env import CAMERA, ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv, Observation
+from vla.envs.metaworld.env import ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv, Observation
+from vla.envs.metaworld.simulator import CAMERA
 
 _EXTRA_STEPS: Final = 5  # after success, so that what leads there isn't cut short
 _FALSE_START_STEPS: Final = (5, 40)  # at least and fewer than
@@ -28,7 +29,7 @@ def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None,
     observation, info = env.reset(seed=seed, options=options)
     if false_start:
         observation = _false_start(env, observation, np.random.default_rng([seed, 4]))
-    expert = ENV_POLICY_MAP[f"{info['family']}-v3"]()
+    expert = cast(Any, ENV_POLICY_MAP[f"{info['family']}-v3"])()
     observations: list[Observation] = [observation]
     actions: list[np.ndarray] = []
     success: list[bool] = []

@@ -8,6 +8,7 @@ one, but the floor has everything drawn twice. All tasks share one GL context; e
 
 from __future__ import annotations
 
+import atexit
 from functools import lru_cache
 from typing import Any, Final
 
@@ -99,4 +100,12 @@ def _stage(task: str, shadows: bool, multisampling: bool) -> _Stage:
 
 @lru_cache(maxsize=1)
 def _gl_context() -> Any:
-    return mujoco.GLContext(_MAX_SIZE, _MAX_SIZE)
+    context = mujoco.GLContext(_MAX_SIZE, _MAX_SIZE)
+    atexit.register(_release)  # after MuJoCo has registered what ends its library, so that it comes before that
+    return context
+
+
+def _release() -> None:
+    """Free the context, and before it what lies in it."""
+    _stage.cache_clear()
+    _gl_context.cache_clear()

@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.metaworld.env import CAMERA, IMAGE, MetaWorldEnv, layout
+from vla.envs.metaworld.env import IMAGE, MetaWorldEnv, layout
 from vla.envs.metaworld.expert import rollout
 from vla.envs.metaworld.protocol import Protocol
 from vla.envs.metaworld.render import render
+from vla.envs.metaworld.simulator import CAMERA
 from vla.envs.metaworld.state import EMBODIMENT, QPOS, ROBOT_QPOS, SUCCESS, TASK
 from vla.envs.metaworld.tasks import MT10, MT50, NUMBER, TIERS
 from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt
