@@ -11,8 +11,7 @@ import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
 from vla.data.writer import Episode
-from vla.envs.metaworld.env import ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv, Observation
-from vla.envs.metaworld.simulator import CAMERA
+from vla.envs.metaworld.env import ENVIRONMENT_STATE, STATE, MetaWorldEnv, Observation
 
 _EXTRA_STEPS: Final = 5  # after success, so that what leads there isn't cut short
 _FALSE_START_STEPS: Final = (5, 40)  # at least and fewer than
@@ -22,7 +21,7 @@ warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
 
 
 def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None, false_start: bool = False) -> Episode:
-    """One episode of the task's expert until shortly after success, a pure function of its arguments.
+    """One episode of the task's expert until shortly after success, a pure function of its arguments; nothing is drawn.
 
     After a `false_start` the record begins with the hand on its way to somewhere else.
     """
@@ -42,7 +41,7 @@ def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None,
         observations.append(observation)
     # What the last action led to must be seen, or its success could not be checked.
     return Episode(
-        images={CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observations[0] else {},
+        images={},
         state=np.stack([o[STATE] for o in observations]),
         environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
         action=np.stack([*actions, actions[-1]]),

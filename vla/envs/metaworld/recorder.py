@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
+
+import numpy as np
 
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
 from vla.envs.metaworld.env import MetaWorldEnv, layout
 from vla.envs.metaworld.expert import rollout
 from vla.envs.metaworld.protocol import Protocol
+from vla.envs.metaworld.render import render
+from vla.envs.metaworld.simulator import CAMERA
 from vla.envs.metaworld.tasks import MT10, MT50
 
 # Settings that ask for what there isn't, and why.
@@ -38,12 +43,16 @@ class MT50Recorder:
             if asked[name]:
                 raise ValueError(f"{name}: not for {settings.env}, where {why}; leave it at its default")
         protocol = Protocol(image_size=settings.image_size)
-        self._env = MetaWorldEnv(protocol=protocol, actuation_noise=settings.actuation_noise)
+        self._env = MetaWorldEnv(protocol=protocol, actuation_noise=settings.actuation_noise, render_observations=False)
         self.layout: dict[str, Any] = layout(settings.image_size)
         self.protocol: dict[str, Any] = protocol.to_json()
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
-        return rollout(self._env, scene_seed, {"family": family}, false_start)
+        episode = rollout(self._env, scene_seed, {"family": family}, false_start)
+        if not episode.success[-1]:
+            return episode  # thrown away, so nothing is drawn of it
+        states, protocol = cast(np.ndarray, episode.environment_state), self._env.protocol
+        return replace(episode, images={CAMERA: render(states, protocol.image_size, protocol)})
 
 
 class MT10Recorder(MT50Recorder):
