@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 help:
 	@echo "make install      virtual environment in $(VENV) with pinned dependencies"
-	@echo "make simulators   the extra simulators as well (OGBench); goes on without them where that fails"
+	@echo "make simulators   the extra simulators as well (Meta-World, OGBench); goes on without them where that fails"
 	@echo "make quickstart   demonstrations, training, evaluation and a followed prompt, into runs/quickstart"
 	@echo "make test         linter, type checker and every test"
 	@echo "make test-fast    the same without the slow tests"
@@ -28,13 +28,13 @@ $(INSTALLED): pyproject.toml constraints.txt requirements-weights.txt
 	touch $@
 
 # Where they or a GL library can't be had, their tests are skipped and everything else goes on.
-NO_SIMULATORS := echo "*** OGBench can't be used here: its tests will be skipped" >&2
+NO_SIMULATORS := echo "*** simulators can't be used here: their tests will be skipped" >&2
 
 simulators: $(SIMULATORS)
 
 $(SIMULATORS): $(INSTALLED)
-	$(PIP) install --constraint constraints.txt --editable '.[ogbench]' && touch $@ || $(NO_SIMULATORS)
-	$(BIN)/python -c "import vla.envs.ogbench.simulator" || $(NO_SIMULATORS)
+	$(PIP) install --constraint constraints.txt --editable '.[metaworld,ogbench]' && touch $@ || $(NO_SIMULATORS)
+	$(BIN)/python -c "import vla.envs.metaworld.simulator, vla.envs.ogbench.simulator" || $(NO_SIMULATORS)
 
 quickstart: install
 	$(BIN)/vla quickstart

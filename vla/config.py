@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 # Where policies can act: the keys of `vla.envs.SUITES`.
-EnvironmentName = Literal["tabletop", "ogbench-scene", "ogbench-challenges"]
+EnvironmentName = Literal["tabletop", "ogbench-scene", "ogbench-challenges", "metaworld-mt10", "metaworld-mt50"]
 
 
 class ConfigError(ValueError):

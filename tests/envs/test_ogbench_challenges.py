@@ -73,3 +73,5 @@ class TestGoals:
             env.reset(seed=0, options={"challenge": "juggle"})
         with pytest.raises(ValueError, match="family 'juggle' is unknown: ogbench-challenges has open"):
             ChallengeSuite().cases("goal_image", 5, ["juggle"])
+        with pytest.raises(ValueError, match="has no 'right' prompt, only goal_image and goal_state"):
+            ChallengeSuite().cases("right", 5)

@@ -19,6 +19,7 @@ Examples:
     vla collect --out data/lift --episodes 20 --families lift
     vla collect --out data/play --episodes 500 --play 10
     vla collect --out data/scene_play --env ogbench-scene --episodes 400 --play 10
+    vla collect --out data/metaworld_mt50 --env metaworld-mt50 --episodes 2500
 """
 
 

@@ -14,7 +14,7 @@ from vla.commands import counting, load_policy, parse
 from vla.config import EnvironmentName, EvaluationConfig
 from vla.envs import load_suite
 from vla.evaluation.report import summary, write_report
-from vla.evaluation.rollout import PROMPTS, Combinations, Prompt
+from vla.evaluation.rollout import Combinations, Prompt
 from vla.evaluation.summary import evaluate
 
 
@@ -22,13 +22,15 @@ from vla.evaluation.summary import evaluate
 class Arguments:
     """Roll a policy out on fixed unseen scenes and report how often it does what it is told, with 95 % intervals.
 
-    Every scene is played with the right prompt, another feasible instruction, none, and held-out wording; on request
-    also with a goal image, a goal state or a video in place of words.
+    Every scene is played with the right prompt, another feasible instruction, none, and held-out wording; where a scene
+    has a single task with a single text, with that text, another task's, and none. On request also with a goal image, a
+    goal state or a video in place of words.
 
     Examples:
         vla evaluate runs/tabletop --out runs/tabletop/evaluation
         vla evaluate runs/tabletop --episodes 600 --combinations held_out --out runs/tabletop/unseen
         vla evaluate runs/tabletop --prompts right --families touch lift --out runs/tabletop/two
+        vla evaluate runs/metaworld_mt50/policy --env metaworld-mt50 --episodes 500 --out runs/metaworld_mt50/evaluation
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
@@ -41,8 +43,9 @@ class Arguments:
     """Scenes, spread evenly over the families."""
     families: tuple[str, ...] = ()
     """Instruction families; by default those that the policy was trained on."""
-    prompts: tuple[Prompt, ...] = PROMPTS
-    """What to say or to show in each scene; `right` must be among them. Shown is what an expert does there."""
+    prompts: tuple[Prompt, ...] = ()
+    """What to say or to show in each scene, by default all that makes sense there; `right` must be among them, where
+    there are words. Shown is what an expert does."""
     combinations: Combinations = "all"
     """Keep the environment's fixed rule of held-out (thing, family) combinations out, or play only those."""
     execute: int = 8
@@ -75,7 +78,7 @@ def main(arguments: Sequence[str]) -> int:
             policy,
             suite,
             settings,
-            prompts=chosen.prompts,
+            prompts=chosen.prompts or None,
             combinations=chosen.combinations,
             checkpoint=chosen.checkpoint,
             progress=progress,

@@ -79,6 +79,7 @@ class Recorder(Protocol):
     default_families: tuple[str, ...]  # what is, if nothing else is said
     failures: tuple[str, ...]  # kinds of deliberate failure
     layout: dict[str, Any]  # what EpisodeWriter needs to know
+    protocol: dict[str, Any]  # how scenes are shown and told, if that isn't the environment's alone to say
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         """One episode with its frames as they were drawn, a pure function of the arguments."""
@@ -103,7 +104,7 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, it is a share between 0 and 1")
     with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **recorder.layout) as writer:
-        _check_settings(settings, writer.num_episodes)
+        _check_settings(settings, recorder.protocol, writer.num_episodes)
         missing = range(writer.num_episodes, settings.episodes)
         progress(writer.num_episodes, settings.episodes)
         for episode in _recorded(settings, [(number, families[number]) for number in missing]):
@@ -162,11 +163,13 @@ def _weights(settings: CollectSettings, recorder: Recorder) -> dict[str, float]:
     return weights
 
 
-def _check_settings(settings: CollectSettings, episodes_there: int) -> None:
+def _check_settings(settings: CollectSettings, protocol: dict[str, Any], episodes_there: int) -> None:
     """Remember what decides the episodes, so that a data set never holds episodes of two different settings."""
     path = Path(settings.out) / SETTINGS
     own = json.loads(json.dumps({key: value for key, value in asdict(settings).items()
                                  if key not in ("out", "episodes", "num_workers", "episodes_per_file")}))
+    if protocol:
+        own["protocol"] = protocol
     if not path.exists():
         if episodes_there:
             raise DatasetError(path, "", f"is missing beside {episodes_there} episodes", "Choose an empty folder")

@@ -17,17 +17,22 @@ if TYPE_CHECKING:
 
 gymnasium.register(id="vla/Tabletop-v0", entry_point="vla.envs.tabletop.env:TabletopEnv")
 gymnasium.register(id="vla/OGBenchScene-v0", entry_point="vla.envs.ogbench.env:OGBenchSceneEnv")
+gymnasium.register(id="vla/MetaWorld-v0", entry_point="vla.envs.metaworld.env:MetaWorldEnv")
 
 # What a policy can be evaluated on.
 SUITES = {
     "tabletop": "vla.envs.tabletop.suite:TabletopSuite",
     "ogbench-scene": "vla.envs.ogbench.suite:OGBenchSceneSuite",
     "ogbench-challenges": "vla.envs.ogbench.challenges:ChallengeSuite",
+    "metaworld-mt10": "vla.envs.metaworld.suite:MT10Suite",
+    "metaworld-mt50": "vla.envs.metaworld.suite:MT50Suite",
 }
 # Where demonstrations can be recorded.
 RECORDERS = {
     "tabletop": "vla.envs.tabletop.recorder:TabletopRecorder",
     "ogbench-scene": "vla.envs.ogbench.recorder:OGBenchSceneRecorder",
+    "metaworld-mt10": "vla.envs.metaworld.recorder:MT10Recorder",
+    "metaworld-mt50": "vla.envs.metaworld.recorder:MT50Recorder",
 }
 # Whose outcomes can be told from recorded states, by the embodiment that a data set names.
 GRAMMARS = {"tabletop": "vla.envs.tabletop", "ogbench-scene": "vla.envs.ogbench"}

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vla.evaluation.rollout import Prompt, Rollout
+from vla.evaluation.rollout import UNTOLD, Prompt, Rollout
 from vla.evaluation.statistics import Rate
 from vla.evaluation.summary import Evaluation
 
@@ -43,6 +43,7 @@ def page(
         _section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, compare_with)),
         _section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)) if compared else "",
         _section("By family", _families_note(evaluation), _family_bars(evaluation)),
+        _section("By tier", _TIERS_NOTE, _bars(evaluation.tiers.items())) if evaluation.tiers else "",
         _section("Scenes", "As they came, with the right instruction.", _clip_row(more)) if more else "",
         _section("What goes wrong", _FAILURES_NOTE, _failure_counts(evaluation), _clip_row(failed), _all(evaluation)),
         _section("By task", "", _details("All tasks", _bars(evaluation.tasks.items()))),
@@ -52,6 +53,7 @@ def page(
 
 
 _SCENES_NOTE = "The first scenes of the evaluation, as they came. A row starts from one state, with one noise."
+_TIERS_NOTE = "Families grouped as published; the average is that of the groups, not of the episodes."
 _FAILURES_NOTE = (
     "<b>Wrong object</b>: another thing was moved or touched. <b>Right object, not there</b>: it was handled, "
     "but did not end up where it was asked for. <b>Nothing</b>: nothing was moved."
@@ -76,8 +78,8 @@ def _prompts_note(evaluation: Evaluation) -> str:
     if len(evaluation.prompts) == 1:
         return "Only the right instruction was given."
     return (
-        "The same initial states, told different things. A policy that follows language does the other thing when told "
-        "the other thing, and without an instruction does no more of the original than chance."
+        "The same initial states, told different things. A policy that follows language does what it is told, and "
+        "no more of the original than chance when told nothing or something else."
     )
 
 
@@ -123,6 +125,7 @@ def _clip_row(clips: Sequence[Clip]) -> str:
 
 _TOLD: dict[Prompt, str] = {
     "right": "right instruction", "held_out": "new words", "other": "another instruction", "empty": "no instruction",
+    "shuffled": "another task's instruction",
     "goal_image": "picture of the goal", "goal_state": "state at the goal", "video": "video",
 }  # fmt: skip
 
@@ -140,7 +143,7 @@ def _clip(clip: Clip) -> str:
 
 def _badge(clip: Clip) -> str:
     run = clip.rollout
-    if run.case.prompt == "empty":
+    if run.case.prompt in UNTOLD:
         text = "the original came about" if run.success else "the original did not come about"
         return f'<span class="badge neutral">{text}</span>'
     if run.success:
@@ -177,6 +180,7 @@ def _settings(evaluation: Evaluation) -> str:
     facts = {
         "checkpoint": evaluation.checkpoint,
         **evaluation.settings,
+        **({"protocol": evaluation.protocol} if evaluation.protocol else {}),
         "parameters": f"{evaluation.parameters['total']:,} ({evaluation.parameters['trainable']:,} trained)",
         "seconds": round(evaluation.seconds, 1),
     }

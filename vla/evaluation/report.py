@@ -25,6 +25,7 @@ MEANING: dict[Prompt, str] = {
     "right": "right instruction: does it",
     "held_out": "in words never trained on: does it",
     "other": "another instruction: does the other",
+    "shuffled": "another task's instruction: original comes about",
     "empty": "no instruction: original comes about",
     "goal_image": "a picture of the goal: does it",
     "goal_state": "the state at the goal: does it",
@@ -32,7 +33,7 @@ MEANING: dict[Prompt, str] = {
 }
 UNASKED = "another instruction: original comes about"
 CHANCE = "anything feasible, at random: original comes about"
-_COMPARED, _SHOWN, _FAILURES = 4, 12, 6  # scenes under all prompts, scenes under the right one, failures
+_COMPARED, _SHOWN, _FAILURES = 4, 12, 6  # scenes under all prompts, scenes under the main one, failures
 
 
 def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
@@ -42,7 +43,7 @@ def write_report(evaluation: Evaluation, suite: Suite, out: str | Path) -> Path:
     (out / JSON).write_text(json.dumps(evaluation.to_json(), indent=2) + "\n", encoding="utf-8")
     (out / TEXT).write_text(summary_text(evaluation), encoding="utf-8")
 
-    shown = _first(evaluation, "right", _SHOWN)
+    shown = _first(evaluation, evaluation.main, _SHOWN)
     films = [film(suite, run) for run in shown]
     (out / FILM).write_bytes(encode_film(grid(films, shown), evaluation.fps))
 
@@ -65,6 +66,8 @@ def summary(evaluation: Evaluation) -> Group:
         prompts.add_row(meaning, *_cells(rate))
     title = Text(f"{evaluation.checkpoint or 'policy'} on {evaluation.settings['env']}: {evaluation.success}", "bold")
     parts: list[RenderableType] = [title, "", prompts, "", _table("family", evaluation.families.items())]
+    if evaluation.tiers:
+        parts += ["", _table("tier", evaluation.tiers.items())]
     if "held_out" in evaluation.prompt_families:
         held_out = evaluation.prompt_families["held_out"]
         parts += ["", _table("family, in words never trained on", held_out.items())]

@@ -18,8 +18,10 @@ from vla.tasks.kinds import views_of
 from vla.tasks.outcomes import AnyOutcome
 
 # In words, or (nothing being said) by what an expert made of the scene: its last picture or state, or a video of it.
-Prompt = Literal["right", "other", "empty", "held_out", "goal_image", "goal_state", "video"]
-PROMPTS: tuple[Prompt, ...] = ("right", "other", "empty", "held_out")
+# "other" is something else that can be done in the scene, "shuffled" what is said in another one.
+Prompt = Literal["right", "other", "empty", "held_out", "shuffled", "goal_image", "goal_state", "video"]
+PROMPTS: tuple[Prompt, ...] = ("right", "other", "empty", "held_out")  # where a scene has several things to do
+UNTOLD: tuple[Prompt, ...] = ("empty", "shuffled")  # what the scene was made for counts, though nobody asks for it
 SHOWN: tuple[Prompt, ...] = ("goal_image", "goal_state", "video")
 Combinations = Literal["all", "train", "held_out"]
 ENVIRONMENT_STATE, STATE = "observation.environment_state", "observation.state"
@@ -38,7 +40,7 @@ class Case:
     seed: int
     prompt: Prompt
     instruction: str  # told to the policy
-    outcome: str  # canonical text of what counts as success: what the instruction asks for; with "empty", `original`
+    outcome: str  # canonical text of what counts as success: what the instruction asks for, or (`UNTOLD`) `original`
     original: str  # canonical text of what the scene was made for and the "right" prompt asks for
     family: str  # of `outcome`
     task: str  # of `outcome`, finer than the family, e.g. `region/top left`
@@ -106,6 +108,11 @@ class Suite(Protocol):
     embodiment: str  # robot_type of its recordings
     families: tuple[str, ...]  # of outcomes, all that can be asked for
     default_families: tuple[str, ...]
+    prompts: tuple[Prompt, ...]  # that make sense in its scenes, the main one first; those that are `SHOWN` always do
+    groups: Mapping[str, Sequence[str]]  # families whose rates are published together; none where there are no such
+
+    def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        """What is to be known beside the figures: how scenes are shown and told, where a published protocol differs."""
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> Environment:
         """An environment for a policy with these cameras. Raises ValueError for cameras it doesn't have."""
@@ -137,7 +144,10 @@ class Suite(Protocol):
         """What the episode `states [N, E]` did instead."""
 
     def by_chance(self, case: Case) -> bool:
-        """Whether the case's original comes about if something feasible, drawn at random, is done in its scene."""
+        """Whether the case's original comes about if something feasible, drawn at random, is done in its scene.
+
+        Only asked of a suite with the prompt "other".
+        """
 
     def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
         """How its episodes are recorded with these cameras: what `EpisodeWriter` needs to know."""

@@ -41,6 +41,20 @@ class Rate:
         return f"{self.mean:.0%} ({low:.0%}-{high:.0%}, n = {self.n})"
 
 
+def mean_rate(rates: Sequence[Rate]) -> Rate:
+    """The unweighted mean of rates of independent trials.
+
+    Its interval combines theirs by the method of variance estimates recovery (Zou & Donner 2008). Raises ValueError
+    for no rates.
+    """
+    if not rates:
+        raise ValueError("the mean of no rates: give at least one")
+    mean = sum(rate.mean for rate in rates) / len(rates)
+    below = sqrt(sum((rate.mean - rate.ci95[0]) ** 2 for rate in rates)) / len(rates)
+    above = sqrt(sum((rate.ci95[1] - rate.mean) ** 2 for rate in rates)) / len(rates)
+    return Rate(mean, sum(rate.n for rate in rates), (mean - below, mean + above))
+
+
 def wilson(successes: int, n: int) -> tuple[float, float]:
     """95 % score interval of a binomial proportion (Wilson 1927); (0, 1) if there were no trials.
 

@@ -310,7 +310,8 @@ class Trainer:
         if self.accelerator.is_main_process and settings.env is not None:
             with self.averaged() as policy:
                 policy.eval()
-                result = evaluate(policy, load_suite(settings.env), settings, prompts=("right",))
+                suite = load_suite(settings.env)
+                result = evaluate(policy, suite, settings, prompts=suite.prompts[:1])
             families = {f"success/{family}": rate.mean for family, rate in result.families.items()}
             self._log({"success": result.success.mean} | families)
         self.accelerator.wait_for_everyone()

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.ogbench.env import ENVIRONMENT_STATE, Observation, OGBenchSceneEnv
+from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, Observation, OGBenchSceneEnv
 from vla.envs.ogbench.simulator import Simulator
 from vla.envs.ogbench.state import CUBE, DRAWER, STATE_SIZE, TOLERANCE, UNLOCKED, WINDOW
 from vla.envs.ogbench.suite import OGBenchSceneSuite
@@ -58,6 +58,13 @@ class ChallengeSuite(OGBenchSceneSuite):
     families: tuple[str, ...] = CHALLENGES
     default_families: tuple[str, ...] = CHALLENGES
 
+    def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return {
+            "scenes, goals and what counts": "OGBench's scene-v0, five goals, 750 steps",
+            "data": "play by OGBench's oracles under our disturbances, not its own data set",
+            "pictures": f"{cameras[CAMERA][0]} pixels, arm hidden and fingers shown; OGBench's are 64 pixels",
+        }
+
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> ChallengeEnv:
         return ChallengeEnv(image_size=super().make_env(cameras).image_size)
 
@@ -69,6 +76,8 @@ class ChallengeSuite(OGBenchSceneSuite):
         seed: int = 1_000_000,
         combinations: Combinations = "all",
     ) -> list[Case]:
+        if prompt not in self.prompts:
+            raise ValueError(f"{self.name} has no {prompt!r} prompt, only {' and '.join(self.prompts)}")
         names = tuple(families or CHALLENGES)
         if unknown := set(names) - set(CHALLENGES):
             raise ValueError(f"family {min(unknown)!r} is unknown: {self.name} has {', '.join(CHALLENGES)}")

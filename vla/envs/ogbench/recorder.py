@@ -18,6 +18,7 @@ class OGBenchSceneRecorder:
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     failures: tuple[str, ...] = FAILURES
+    protocol: dict[str, Any] = {}  # noqa: RUF012 (no one changes it)
 
     def __init__(self, settings: CollectSettings):
         if settings.combinations == "held_out":

@@ -9,6 +9,7 @@ pixels show with an opacity of a tenth. The fingers are drawn opaque instead.
 
 from __future__ import annotations
 
+import atexit
 from functools import lru_cache
 from typing import Any, Final
 
@@ -52,7 +53,9 @@ def _simulator() -> Simulator:
 
 @lru_cache(maxsize=4)
 def _renderer(size: int) -> Any:
-    return mujoco.Renderer(_simulator().model, size, size)
+    renderer = mujoco.Renderer(_simulator().model, size, size)
+    atexit.register(renderer.close)  # after MuJoCo has registered what ends its library, so that it comes before that
+    return renderer
 
 
 def _hide(model: Any, geom: int) -> None:

@@ -24,7 +24,7 @@ from vla.envs.ogbench.outcomes import (
 )
 from vla.envs.ogbench.render import render
 from vla.envs.ogbench.state import CUBE, DRAWER, EMBODIMENT, UNLOCKED, WINDOW
-from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt, wording
+from vla.evaluation.rollout import PROMPTS, Case, Combinations, Failure, Observation, Prompt, wording
 from vla.tasks.outcomes import draw_evenly
 
 _MOVED: Final = 0.03  # metres; what is displaced by less was brushed, not moved
@@ -37,6 +37,11 @@ class OGBenchSceneSuite:
     embodiment = EMBODIMENT
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
+    prompts: tuple[Prompt, ...] = PROMPTS
+    groups: Mapping[str, Sequence[str]] = {}
+
+    def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return {}  # it is ours: nothing published to differ from
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> OGBenchSceneEnv:
         sizes = {name: tuple(size) for name, size in cameras.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
 from vla.envs.tabletop.env import TabletopEnv, layout
@@ -16,6 +18,7 @@ class TabletopRecorder:
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
+    protocol: dict[str, Any] = {}  # noqa: RUF012 (no one changes it)
 
     def __init__(self, settings: CollectSettings):
         self._env = TabletopEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)

@@ -27,7 +27,7 @@ from vla.envs.tabletop.outcomes import (
 from vla.envs.tabletop.render import render
 from vla.envs.tabletop.scenes import sample_task
 from vla.envs.tabletop.state import CONTACT, HELD, SHAPES, Thing, positions, things_on_table, tip_gap
-from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt, wording
+from vla.evaluation.rollout import PROMPTS, Case, Combinations, Failure, Observation, Prompt, wording
 
 _MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
@@ -39,6 +39,11 @@ class TabletopSuite:
     embodiment = EMBODIMENT
     families = FAMILIES
     default_families = BASE_FAMILIES
+    prompts = PROMPTS
+    groups: Mapping[str, Sequence[str]] = {}
+
+    def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+        return {}  # it is ours: nothing published to differ from
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> TabletopEnv:
         sizes = {name: tuple(size) for name, size in cameras.items()}
