@@ -125,11 +125,11 @@ def _dot(kind: str, estimate: Estimate, x: Callable[[float], float], y: float, s
 
 
 def _span(estimates: Sequence[Estimate]) -> tuple[float, float]:
-    """What an axis has to reach: every interval, and 0, from which nothing is far when it is said to be small."""
+    """What an axis has to reach: 0 and every interval, with some room behind."""
     low = min(0.0, *(estimate.ci95[0] for estimate in estimates))
     high = max(0.0, *(estimate.ci95[1] for estimate in estimates))
-    room = 0.03 * (high - low) or 1.0
-    return low - room * (low < 0), high + room * (high > 0)
+    room = 0.03 * (high - low)
+    return (low - room * (low < 0), high + room * (high > 0)) if room else (-1.0, 1.0)
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -175,12 +175,13 @@ def _heat_map(names: Sequence[str], conflict: Conflict) -> str:
         parts.append(f'<text {size_of} transform="{above} rotate(-45)">{_short(name, 15)}</text>')
     cosine = conflict.cosine.copy()
     np.fill_diagonal(cosine, conflict.agreement)
+    dashed = ' class="self"'
     for row, column in np.ndindex(count, count):
         value, x, y = cosine[row, column], left + column * cell, top + row * cell
         said = f"{names[row]} and {names[column]}" if row != column else f"{names[row]}, two halves"
         parts.append(
             f'<g class="{"conflict" if value < 0 else "agree"}"><title>{escape(said)}: {value:.2f}</title>'
-            f'<rect{" class=self" if row == column else ""} x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell - 1:.1f}" '
+            f'<rect{dashed if row == column else ""} x="{x + 0.5:.1f}" y="{y + 0.5:.1f}" width="{cell - 1:.1f}" '
             f'height="{cell - 1:.1f}" fill-opacity="{abs(value):.2f}"/>'
         )
         if font >= 7:
