@@ -18,6 +18,7 @@ import torch
 from test_trainer import stopped_at
 
 from vla import cli
+from vla.batch import Batch
 from vla.config import Config, ConfigError
 from vla.data.batches import BatchSource, load_held_out_data, load_training_data
 from vla.data.collect import CollectSettings, collect
@@ -178,10 +179,10 @@ class TestConflict:
         config = tiny.run_config(write_opposed(tmp_path / "opposed"), encoders, tmp_path / "run",
                                  model__keyframe_weight=1e-6)  # fmt: skip
         fresh = _build_policy(config, load_training_data(config)).eval()  # answers zero, in the middle between the two
-        found = conflict_of(config, fresh)
+        found = conflict_of(config, fresh, hide_actions)
         assert found.cosine[0, 1] < -0.9
         assert found.pairs.tolist() == [found.cosine[0, 1]]
-        assert (found.agreement > 0.9).all()
+        assert (found.agreement > 0).all()
 
     def test_it_is_a_function_of_weights_and_survives_json(self, config: MakeConfig) -> None:
         found, again = (conflict_of(config(), tiny_policy(config())) for _ in range(2))
@@ -193,11 +194,22 @@ class TestConflict:
         np.testing.assert_allclose(np.diag(found.cosine), 1, atol=1e-6)
 
 
-def conflict_of(config: Config, policy: VLAPolicy) -> Conflict:
-    """Between all strata."""
+def conflict_of(
+    config: Config, policy: VLAPolicy, change: Callable[[Batch], Batch] = lambda batch: batch
+) -> Conflict:
+    """Between all strata, by batches that are changed before."""
     data = load_training_data(config)
-    tasks = [probe(policy, config, of_task(data, task), 8).batches for task in data.strata]
-    return measure_conflict(policy, tasks, step=3, batches=4)
+    sources = [probe(policy, config, of_task(data, task), 8) for task in data.strata]
+
+    def batches_of(source: BatchSource) -> Callable[[int], list[Batch]]:
+        return lambda number: [change(batch) for batch in source.batches(number)]
+
+    return measure_conflict(policy, [batches_of(source) for source in sources], step=3, batches=4)
+
+
+def hide_actions(batch: Batch) -> Batch:
+    """Noise alone is denoised: nothing of what is wanted can be seen in it, else copying it would be right for all."""
+    return replace(batch, time=torch.full_like(batch.time, 0.999))
 
 
 def write_opposed(root: Path) -> Path:
