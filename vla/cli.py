@@ -20,6 +20,7 @@ COMMANDS = {
     "relabel": ("vla.commands.relabel", "make every episode a demonstration of what it achieved"),
     "look": ("vla.commands.look", "label episodes by their pictures, where there is no simulator state"),
     "train": ("vla.commands.train", "train a policy as a configuration file says"),
+    "transfer-report": ("vla.commands.transfer_report", "whether sharing weights helps or hurts each task"),
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
     "improve": ("vla.commands.improve", "let a policy try, relabel what it achieved, learn from that"),
     "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),
@@ -31,7 +32,7 @@ HELP = f"""vla {vla.__version__}: language-conditioned robot policies
 
 usage: vla [--debug] COMMAND ...
 
-{os.linesep.join(f"  {name:<12}{purpose}" for name, (_, purpose) in COMMANDS.items())}
+{os.linesep.join(f"  {name:<17}{purpose}" for name, (_, purpose) in COMMANDS.items())}
 
 `vla COMMAND --help` explains a command with examples. --debug (or VLA_DEBUG=1) shows where an error came from.
 """

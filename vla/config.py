@@ -49,6 +49,11 @@ class DataConfig(Section):
     """Exponent of `weights: power`; 1 is proportional to the number of frames, 0 is uniform."""
     floor: Fraction = 0.0
     """Least share that any stratum gets."""
+    strata: list[str] | None = Field(default=None, min_length=1)
+    """Learn only from these strata, by the names that `stratify_by` gives them; by default from all."""
+    held_out: float | None = Field(default=None, gt=0, lt=1)
+    """Share of the episodes of every stratum that is kept out of training, to measure on: evenly spaced ones, always
+    the same, with all their segments. By default none; a stratum keeps at least one to learn from."""
     sources: list[str] | None = None
     """Use only segments of these sources (demonstration, hindsight, missed, paraphrase, ...); by default all."""
     only_success: bool = True
@@ -223,6 +228,9 @@ class TrainingConfig(Section):
     checkpoint_every: Positive = 1000
     keep_checkpoints: Positive = 2
     """Newest checkpoints that are kept."""
+    milestones: list[Positive] = []
+    """Steps after which the trained weights, not averaged, are kept for good in `milestones/`, to look at how training
+    went."""
 
 
 class EvaluationConfig(Section):

@@ -12,9 +12,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from vla.config import Config, parse_config
-from vla.data.batches import LATEST_TIME, BatchSource, load_training_data
+from vla.config import Config, ConfigError, parse_config
+from vla.data.batches import (
+    LATEST_TIME,
+    BatchSource,
+    held_out_segments,
+    load_held_out_data,
+    load_training_data,
+)
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.segments import Segments
@@ -264,3 +272,37 @@ def test_a_thread_builds_the_same_batches(data: Path) -> None:
         threaded = list(pool.map(source.batches, range(5)))
     for step, [batch] in enumerate(threaded):
         assert torch.equal(batch.observation.images["top"], other.batches(step)[0].observation.images["top"])
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 2)), min_size=1, max_size=40), st.floats(0.01, 0.99))
+def test_every_stratum_gives_its_share_of_whole_episodes(
+    write: Write, tmp_path: Path, rows: list[tuple[int, int]], share: float
+) -> None:
+    if not (tmp_path / "data").exists():
+        write(range(12))
+    whole = Segments.load(EpisodeDataset(tmp_path / "data"))
+    segments = whole.select(np.array([episode for episode, _ in rows]))
+    _, stratum = np.unique([stratum for _, stratum in rows], return_inverse=True)
+    taken = held_out_segments(segments, stratum, share)
+    np.testing.assert_array_equal(taken, held_out_segments(segments, stratum, share))
+    assert not set(segments.episode[taken]) & set(segments.episode[~taken])
+    for number in set(stratum):
+        own = set(segments.episode[stratum == number])
+        given = len(own & set(segments.episode[taken]))
+        assert given >= min(share * len(own) - 1e-6, len(own) - 1)
+    if len(set(stratum)) == 1:
+        assert (~taken).any() and len(set(segments.episode[taken])) <= share * len(set(segments.episode)) + 1
+
+
+def test_strata_can_be_chosen_and_episodes_held_out(write: Write) -> None:
+    data = write(range(8))  # of the tasks push and open in turn
+    config = make_config(data, data={"strata": ["push"], "held_out": 0.25})
+    learnt, measured = load_training_data(config), load_held_out_data(config)
+    assert learnt.strata == measured.strata == ["push"]
+    assert (len(learnt.segments), len(measured.segments)) == (3, 1)
+    assert {*learnt.segments.episode, *measured.segments.episode} == {0, 2, 4, 6}
+    with pytest.raises(ConfigError, match=r"data\.strata: the data have no task 'pusch'; did you mean 'push'\?"):
+        load_training_data(make_config(data, data={"strata": ["pusch"]}))
+    with pytest.raises(ConfigError, match=r"no episode of 'open' is left for measuring"):
+        load_held_out_data(make_config(data))

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.evaluation.statistics import Rate, rates_by, wilson
+from vla.evaluation.statistics import Mean, Rate, mean_interval, rates_by, wilson
 
 
 @pytest.mark.parametrize(
@@ -48,3 +48,17 @@ def test_groups_partition_the_items(items: list[tuple[str, bool]]) -> None:
     assert set(rates) == {name for name, _ in items}
     assert sum(rate.n for rate in rates.values()) == len(items)
     assert round(sum(rate.n * rate.mean for rate in rates.values())) == sum(success for _, success in items)
+
+
+@pytest.mark.parametrize(("n", "quantile", "tolerance"), [(3, 4.3027, 0.1), (5, 2.7764, 0.01), (10, 2.2622, 1e-3)])
+def test_the_interval_of_a_mean_is_students(n: int, quantile: float, tolerance: float) -> None:
+    values = [float(number) for number in range(n)]
+    deviation = (n * (n + 1) / 12) ** 0.5
+    low, high = mean_interval(values)
+    assert (low + high) / 2 == pytest.approx((n - 1) / 2)
+    assert (high - low) / 2 == pytest.approx(quantile * deviation / n**0.5, rel=tolerance)
+
+
+def test_one_value_has_no_interval() -> None:
+    with pytest.raises(ValueError, match="at least two"):
+        Mean.of([1.0])

@@ -6,7 +6,9 @@ F flat image features, V views, Y X pixels, N segments.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property, partial
@@ -15,14 +17,14 @@ import numpy as np
 import torch
 
 from vla.batch import Batch, Consequence, Observation, TaskIdentifier
-from vla.config import Config, DataConfig
+from vla.config import Config, ConfigError, DataConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
 from vla.data.goals import draw_goals, goal_reward
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.layout import INFO
-from vla.data.sampler import StratifiedSampler, shares
+from vla.data.sampler import EPSILON, StratifiedSampler, shares
 from vla.data.segments import Segments
 from vla.tasks.kinds import LANGUAGE, shows_goal, takes_state, views_of
 
@@ -62,11 +64,25 @@ class TrainingData:
 
 
 def load_training_data(config: Config) -> TrainingData:
-    """Open the data sets that `config` names and choose their segments.
+    """Open the data sets that `config` names and choose the segments to learn from.
 
     Raises:
+        ConfigError: an unknown stratum, or one that is held out altogether.
         DatasetError: data sets that don't fit together, or nothing left to learn from.
     """
+    return _load(config, held_out=False)
+
+
+def load_held_out_data(config: Config) -> TrainingData:
+    """The same of the episodes that `data.held_out` keeps out of training.
+
+    Raises:
+        As `load_training_data`.
+    """
+    return _load(config, held_out=True)
+
+
+def _load(config: Config, held_out: bool) -> TrainingData:
     settings = config.data
     datasets = [EpisodeDataset(path) for path in settings.datasets]
     for number, dataset in enumerate(datasets):
@@ -82,7 +98,8 @@ def load_training_data(config: Config) -> TrainingData:
     if not len(segments):
         raise DatasetError(datasets[0].root, "segments", "no segment is left to learn from",
                            "Check data.sources and data.only_success")
-    strata, stratum = _strata(segments, settings.stratify_by, by_dataset=settings.dataset_shares is not None)
+    segments = segments.select(_chosen(segments, settings, held_out))
+    strata, stratum = _strata(segments, settings)
     stride = _strides(config)[segments.dataset]
     data = TrainingData(datasets, segments, strata, stratum, np.ones(len(strata)) / len(strata), stride)
     data.share = _shares(data, config)
@@ -365,9 +382,50 @@ def _imitated_failure(segments: Segments, settings: DataConfig) -> np.ndarray:
     return failed & (not settings.only_success)
 
 
-def _strata(segments: Segments, key: str, by_dataset: bool) -> tuple[list[str], np.ndarray]:
+def _chosen(segments: Segments, settings: DataConfig, held_out: bool) -> np.ndarray:
+    """[N] bool: those of the strata asked for, in the episodes that are held out or in the others.
+
+    Raises:
+        ConfigError: there is no such stratum, or nothing of it among them.
+    """
+    names, stratum = _strata(segments, settings)
+    wanted = names if settings.strata is None else settings.strata
+    for name in wanted:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
+            raise ConfigError(f"data.strata: the data have no {settings.stratify_by} {name!r}; {hint}")
+    chosen = held_out_segments(segments, stratum, settings.held_out or 0.0) == held_out
+    for name in wanted:
+        if not chosen[stratum == names.index(name)].any():
+            side = "for measuring" if held_out else "for training"
+            raise ConfigError(f"data.held_out {settings.held_out}: no episode of {name!r} is left {side}; "
+                              "change the share, or leave it out with data.strata")
+    return chosen & np.isin(stratum, [names.index(name) for name in wanted])
+
+
+def held_out_segments(segments: Segments, stratum: np.ndarray, share: float) -> np.ndarray:
+    """[N] bool: the segments of evenly spaced episodes, at least `share` of those of every stratum ([N] int64).
+
+    An episode is held out with all its segments, of whatever stratum: no frame is on both sides. Which ones depends on
+    nothing but the order of the episodes. One episode of a stratum stays in training as far as that is up to it.
+    """
+    _, episode = np.unique(np.stack([segments.dataset, segments.episode]), axis=1, return_inverse=True)
+    episode = episode.reshape(-1)
+    taken = np.zeros(episode.max() + 1, dtype=bool)
+    # Rare strata first: what they need may do for the others.
+    for own in sorted((np.unique(episode[stratum == number]) for number in range(stratum.max() + 1)), key=len):
+        free = own[~taken[own]]
+        missing = min(math.ceil(share * len(own) - EPSILON), len(own) - 1) - (len(own) - len(free))
+        if missing > 0:
+            taken[free[(2 * np.arange(missing) + 1) * len(free) // (2 * missing)]] = True
+    return taken[episode]
+
+
+def _strata(segments: Segments, settings: DataConfig) -> tuple[list[str], np.ndarray]:
+    key = settings.stratify_by
     names, ids = (["all"], np.zeros(len(segments), dtype=np.int64)) if key == "none" else segments.stratum_ids(key)
-    if not by_dataset:
+    if settings.dataset_shares is None:
         return names, ids
     pairs, joint = np.unique(np.stack([segments.dataset, ids]), axis=1, return_inverse=True)
     return [f"{number}/{names[i]}" for number, i in pairs.T], joint.reshape(-1)

@@ -40,14 +40,14 @@ def page(
     title = f"{evaluation.checkpoint or 'policy'} on {evaluation.settings['env']}"
     sections = [
         _headline(evaluation, title),
-        _section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, compare_with)),
-        _section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)) if compared else "",
-        _section("By family", _families_note(evaluation), _family_bars(evaluation)),
-        _section("By tier", _TIERS_NOTE, _bars(evaluation.tiers.items())) if evaluation.tiers else "",
-        _section("Scenes", "As they came, with the right instruction.", _clip_row(more)) if more else "",
-        _section("What goes wrong", _FAILURES_NOTE, _failure_counts(evaluation), _clip_row(failed), _all(evaluation)),
-        _section("By task", "", _details("All tasks", _bars(evaluation.tasks.items()))),
-        _section("How it was measured", "", _settings(evaluation)),
+        section("Does it listen?", _prompts_note(evaluation), _prompt_bars(evaluation, meaning, compare_with)),
+        section("Same scene, different prompts", _SCENES_NOTE, *map(_clip_row, compared)) if compared else "",
+        section("By family", _families_note(evaluation), _family_bars(evaluation)),
+        section("By tier", _TIERS_NOTE, _bars(evaluation.tiers.items())) if evaluation.tiers else "",
+        section("Scenes", "As they came, with the right instruction.", _clip_row(more)) if more else "",
+        section("What goes wrong", _FAILURES_NOTE, _failure_counts(evaluation), _clip_row(failed), _all(evaluation)),
+        section("By task", "", _details("All tasks", _bars(evaluation.tasks.items()))),
+        section("How it was measured", "", _settings(evaluation)),
     ]
     return PAGE.format(title=escape(title), style=STYLE, body="\n".join(sections))
 
@@ -64,12 +64,12 @@ def _headline(evaluation: Evaluation, title: str) -> str:
     rate = evaluation.success
     low, high = rate.ci95
     return f"""<header><p class="eyebrow">{escape(title)}</p>
-<p class="headline">{_percent(rate.mean)}</p>
+<p class="headline">{percent(rate.mean)}</p>
 <p class="lead">of {rate.n} episodes on scenes not trained on did what was asked; 95&nbsp;% interval
-{_percent(low)} to {_percent(high)}.</p></header>"""
+{percent(low)} to {percent(high)}.</p></header>"""
 
 
-def _section(title: str, note: str, *parts: str) -> str:
+def section(title: str, note: str, *parts: str) -> str:
     paragraph = f"<p>{note}</p>" if note else ""
     return f"<section><h2>{title}</h2>{paragraph}{''.join(parts)}</section>"
 
@@ -114,8 +114,8 @@ def _bar(label: str, rate: Rate, kind: str = "") -> str:
         f'<div class="bar {kind}"><span class="label">{escape(label)}</span>'
         f'<span class="track"><i class="fill" style="width:{rate.mean:.2%}"></i>'
         f'<i class="interval" style="left:{low:.2%};width:{high - low:.2%}"></i></span>'
-        f'<span class="value"><b>{_percent(rate.mean)}</b> '
-        f"<small>{_percent(low)} to {_percent(high)}, n = {rate.n}</small></span></div>"
+        f'<span class="value"><b>{percent(rate.mean)}</b> '
+        f"<small>{percent(low)} to {percent(high)}, n = {rate.n}</small></span></div>"
     )
 
 
@@ -198,7 +198,7 @@ def _details(summary: str, content: str) -> str:
     return f"<details><summary>{escape(summary)}</summary>{content}</details>"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.1f}".removesuffix(".0") + "&nbsp;%"
 
 

@@ -1,11 +1,11 @@
-"""Success rates that say how sure they are."""
+"""Success rates and means that say how sure they are."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from math import sqrt
+from math import fsum, sqrt
 from typing import Any, TypeVar
 
 Item = TypeVar("Item")
@@ -53,6 +53,39 @@ def mean_rate(rates: Sequence[Rate]) -> Rate:
     below = sqrt(sum((rate.mean - rate.ci95[0]) ** 2 for rate in rates)) / len(rates)
     above = sqrt(sum((rate.ci95[1] - rate.mean) ** 2 for rate in rates)) / len(rates)
     return Rate(mean, sum(rate.n for rate in rates), (mean - below, mean + above))
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean of `n` independent numbers, with its 95 % interval."""
+
+    mean: float
+    n: int
+    ci95: tuple[float, float]  # (low, high)
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """Raises ValueError for fewer than two values."""
+        low, high = mean_interval(values)
+        return cls(fsum(values) / len(values), len(values), (low, high))
+
+    def to_json(self) -> dict[str, Any]:
+        return {"mean": self.mean, "n": self.n, "ci95": list(self.ci95)}
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of a mean by Student's t; its quantile is expanded in 1 / (n - 1) (Abramowitz & Stegun 26.7.5).
+
+    Raises ValueError for fewer than two values: one says nothing about its own spread.
+    """
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} values: an interval of a mean needs at least two")
+    mean, free, z = fsum(values) / n, n - 1, Z95
+    quantile = z + (z**3 + z) / (4 * free) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * free**2)
+    quantile += (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * free**3)
+    reach = quantile * sqrt(fsum((value - mean) ** 2 for value in values) / free / n)
+    return mean - reach, mean + reach
 
 
 def wilson(successes: int, n: int) -> tuple[float, float]:

@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-MANIFEST = "manifest.json"
+MANIFEST, WEIGHTS = "manifest.json", "weights.safetensors"
 
 
 class CheckpointError(ValueError):
@@ -91,6 +91,27 @@ def replace_folder(final: Path, fill: Callable[[Path], None]) -> None:
         _discard(final)
     temporary.rename(final)
     _sync(final.parent)
+
+
+def save_milestone(run: Path, step: int, weights: dict[str, Tensor]) -> None:
+    """Keep `weights` by name for good, in `run/milestones`.
+
+    Raises:
+        CheckpointError: the disk is full or not writable.
+    """
+    replace_folder(_milestone(run, step), lambda folder: save_file(weights, folder / WEIGHTS))
+
+
+def load_milestone(run: Path, step: int) -> dict[str, Tensor]:
+    """Raises CheckpointError if the run kept no weights at this step."""
+    path = _milestone(run, step) / WEIGHTS
+    if not path.is_file():
+        raise CheckpointError(f"{path}: missing; train again with {step} among training.milestones")
+    return load_file(path)
+
+
+def _milestone(run: Path, step: int) -> Path:
+    return run / "milestones" / f"step-{step:06d}"
 
 
 def load_checkpoint(folder: Path) -> TrainingState:

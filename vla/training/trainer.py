@@ -54,6 +54,7 @@ from vla.training.checkpoint import (
     load_checkpoint,
     replace_folder,
     save_checkpoint,
+    save_milestone,
 )
 from vla.training.metrics import Meter, MetricsFile
 from vla.training.optim import (
@@ -73,6 +74,7 @@ FREE_TO_CHANGE = (
     "training.log_every",
     "training.checkpoint_every",
     "training.keep_checkpoints",
+    "training.milestones",
 )
 
 
@@ -157,6 +159,8 @@ class Trainer:
                     values = meter.summary() | {"learning_rate": factor * training.learning_rate}
                     self._log(values)
                     advance(values, self._progress())
+                if self.step in training.milestones:
+                    self.keep_weights()
                 if self.step % training.checkpoint_every == 0:
                     self.checkpoint()
                 if self.config.evaluation.every and self.step % self.config.evaluation.every == 0:
@@ -236,6 +240,12 @@ class Trainer:
             keep = self.config.training.keep_checkpoints
             save_checkpoint(self.folder / "checkpoints", self.state(), self._save_policy, keep)
         self.accelerator.wait_for_everyone()
+
+    def keep_weights(self) -> None:
+        """The trained weights as they are now, for `load_milestone`."""
+        if self.accelerator.is_main_process:
+            weights = {name: parameter.detach() for name, parameter in trainable(self.policy).items()}
+            save_milestone(self.folder, self.step, weights)
 
     def state(self) -> TrainingState:
         parameters = trainable(self.policy)
@@ -575,6 +585,20 @@ def _leaves_some_unused(config: VLAConfig) -> bool:
     """
     model = config.model
     return model.text.train != "none" or model.vision.train != "none" or len(config.embodiments) > 1
+
+
+def is_finished(config: Config) -> bool:
+    """Whether the run of this configuration has come to its end, with the data as they are now.
+
+    Raises:
+        CheckpointError: the output holds a run of other settings, or its last checkpoint is damaged.
+    """
+    config = _checked(config)
+    latest = _starting_point(Path(config.output), config, resume=True)
+    if latest is None or not (Path(config.output) / "policy").is_dir():
+        return False
+    last = load_checkpoint(latest)
+    return last.step >= config.training.steps and last.settings["data"] == load_training_data(config).fingerprint
 
 
 def _starting_point(run: Path, config: Config, resume: bool) -> Path | None:
