@@ -1,0 +1,118 @@
+"""Write docs/benchmarks.md from the JSON that `vla evaluate` wrote: our figures beside the published ones.
+
+    python scripts/benchmarks.py docs/results/metaworld_mt10.json docs/results/metaworld_mt50.json
+
+An evaluation is named after its file; several seeds of one benchmark are several files.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+OUT = Path("docs/benchmarks.md")
+TIERS = ("easy", "medium", "hard", "very_hard")
+
+# Meta-World MT50, 50 demonstrations a task, ten trials a task: the mean of the four tiers and, where it is published,
+# each of them, all in per cent. None is measured by us.
+PUBLISHED: tuple[tuple[str, str, float, tuple[float, ...], str], ...] = (
+    ("Diffusion Policy", "", 10.5, (), "SmolVLA, Shukor et al. 2025"),
+    ("TinyVLA", "", 31.6, (), "SmolVLA, Shukor et al. 2025"),
+    ("pi0", "3.5B", 47.9, (), "SmolVLA, Shukor et al. 2025; others report 50.5"),
+    ("SmolVLA", "0.45B", 57.3, (82.5, 41.8, 45.0, 60.0), "SmolVLA, Shukor et al. 2025"),
+    ("SmolVLA", "2.25B", 68.2, (87.1, 51.8, 70.0, 64.0), "SmolVLA, Shukor et al. 2025"),
+    ("starVLA", "", 70.9, (), "its own report"),
+    ("Evo-1", "0.77B", 80.6, (), "its own report; its state has the object's position (`obs[:8]`)"),
+)
+
+HEAD = """# Benchmarks
+
+Written by `python scripts/benchmarks.py docs/results/metaworld_*.json` from what `vla evaluate` measured. Intervals are
+95 %: Wilson's for a rate, combined for the mean of the tiers (Zou & Donner 2008). They say what other scenes would
+give, not what another training seed would.
+
+"""
+
+
+def main(files: Sequence[str]) -> int:
+    results = {Path(file).stem: json.loads(Path(file).read_text()) for file in files}
+    if not results:
+        print(__doc__, file=sys.stderr)
+        return 2
+    parts = [HEAD, *(_result(name, result) for name, result in results.items()), _published(results)]
+    OUT.write_text("\n".join(parts))
+    print(OUT)
+    return 0
+
+
+def _result(name: str, result: dict[str, Any]) -> str:
+    parameters, settings = result["parameters"], result["settings"]
+    lines = [
+        f"## {settings['env']} ({name})",
+        "",
+        f"**{_rate(result['success'])}** over {len(result['families'])} tasks; "
+        f"{parameters['trainable'] / 1e6:.1f}M parameters trained of {parameters['total'] / 1e6:.1f}M; "
+        f"evaluated in {result['seconds'] / 60:.0f} minutes.",
+        "",
+        _table(("what the policy is told", "original task done"), result["prompts"]),
+    ]
+    if result["tiers"]:
+        lines += ["", _table(("tier", "success"), result["tiers"])]
+    lines += ["", _by_task(result), "", _deviations(result["protocol"]), ""]
+    return "\n".join(lines)
+
+
+def _by_task(result: dict[str, Any]) -> str:
+    """A row a task, a column a prompt: what the blank one still reaches the pixels alone reveal."""
+    prompts = result["prompt_families"]
+    rows = ["| task | " + " | ".join(prompts) + " |", "|---" * (1 + len(prompts)) + "|"]
+    for task in result["families"]:
+        rows.append(f"| {task} | " + " | ".join(_rate(rates[task]) for rates in prompts.values()) + " |")
+    return "\n".join(rows)
+
+
+def _deviations(protocol: dict[str, Any]) -> str:
+    theirs = protocol.get("lerobot_instead", {})
+    said = ", ".join(f"`{name}` {protocol[name]!r} instead of {value!r}" for name, value in theirs.items())
+    return f"Deviations from LeRobot's protocol: {said or 'none'}."
+
+
+def _published(results: dict[str, dict[str, Any]]) -> str:
+    lines = [
+        "## Meta-World MT50 as published",
+        "",
+        "The mean of the four tiers, one camera, `obs[:4]` unless said otherwise. Published rows are copied, not "
+        "measured here, and give no intervals.",
+        "",
+        "| policy | parameters | mean | " + " | ".join(TIERS) + " | source |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for policy, parameters, mean, tiers, source in PUBLISHED:
+        cells = [f"{tier:.1f}" for tier in tiers] or [""] * len(TIERS)
+        lines.append(f"| {policy} | {parameters} | {mean:.1f} | {' | '.join(cells)} | {source} |")
+    ours = {name: result for name, result in results.items() if result["tiers"]}
+    for name, result in ours.items():
+        tiers, size = result["tiers"], result["parameters"]["trainable"]
+        rates = [f"{100 * tiers[tier]['mean']:.1f}" for tier in TIERS]
+        average = f"**{100 * tiers['average']['mean']:.1f}**"
+        lines.append(f"| vla | {size / 1e6:.1f}M trained | {average} | {' | '.join(rates)} | {name}, above |")
+    if not ours:
+        lines.append("| vla | | not measured | | | | | |")
+    return "\n".join([*lines, ""])
+
+
+def _table(heading: tuple[str, str], rates: dict[str, Any]) -> str:
+    rows = [f"| {' | '.join(heading)} | n |", "|---|---|---|"]
+    return "\n".join([*rows, *(f"| {name} | {_rate(rate)} | {rate['n']} |" for name, rate in rates.items())])
+
+
+def _rate(rate: dict[str, Any]) -> str:
+    low, high = rate["ci95"]
+    return f"{100 * rate['mean']:.0f} % ({100 * low:.0f}-{100 * high:.0f})"
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
