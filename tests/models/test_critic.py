@@ -29,7 +29,7 @@ from vla.tasks.audit import audit
 from vla.tasks.relabel import RelabelSettings, relabel
 from vla.training.trainer import train
 
-H, A, D, R, S = 8, 2, 32, 2, 3
+H, A, D, R, S, W = 8, 2, 32, 2, 3, 2
 
 
 def make_critic(**settings: Any) -> Critic:
@@ -42,15 +42,22 @@ def make_critic(**settings: Any) -> Critic:
 
 def context_of(tokens: torch.Tensor, named: torch.Tensor | None = None) -> Context:
     guess = Guess(torch.zeros(len(tokens), 1, 1), torch.zeros(len(tokens), 1, 1, 1), torch.ones(1))
+    chosen, now = torch.zeros(len(tokens), W, S), torch.zeros(len(tokens), S)
     named = torch.zeros(len(tokens), R, S) if named is None else named
-    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess, torch.zeros(len(tokens), S), named)
+    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess, chosen, now, named)
+
+
+def nowhere(*shape: int) -> torch.Tensor:
+    """Keyframes that say nothing: [*shape, W, S]."""
+    return torch.zeros(*shape, W, S)
 
 
 class TestCritic:
     def test_its_gradient_ends_at_the_context(self) -> None:
         critic, tokens = make_critic(), torch.randn(5, 3, D, requires_grad=True)
         half = torch.full((5,), 0.5)
-        critic.loss(context_of(tokens), torch.randn(5, H, A), half, half, context_of(tokens)).sum().backward()
+        context, chunk = context_of(tokens), torch.randn(5, H, A)
+        critic.loss(context, chunk, nowhere(5), half, half, context).sum().backward()
         assert tokens.grad is None
         assert all(p.grad is not None for name, p in critic.named_parameters() if "norms" not in name)
 
@@ -67,16 +74,17 @@ class TestCritic:
         later, sooner = chunk.clone(), chunk.clone()
         later[:, :, 4:] += 1
         sooner[:, :, 3] += 1
-        quality = critic.quality(context, chunk)
-        assert torch.equal(critic.quality(context, later), quality)
-        assert not torch.equal(critic.quality(context, sooner), quality)
+        quality = critic.quality(context, chunk, nowhere(3, 1))
+        assert torch.equal(critic.quality(context, later, nowhere(3, 1)), quality)
+        assert not torch.equal(critic.quality(context, sooner, nowhere(3, 1)), quality)
 
     def test_candidates_are_judged_each_by_itself(self) -> None:
         critic, context, chunks = make_critic(), context_of(torch.randn(3, 2, D)), torch.randn(3, 5, H, A)
-        together = critic.quality(context, chunks)
+        keyframes = torch.randn(3, 5, W, S)
+        together = critic.quality(context, chunks, keyframes)
         for number in range(5):
-            torch.testing.assert_close(critic.quality(context, chunks[:, number : number + 1])[:, 0],
-                                       together[:, number])  # fmt: skip
+            alone = critic.quality(context, chunks[:, [number]], keyframes[:, [number]])
+            torch.testing.assert_close(alone[:, 0], together[:, number])
 
     @pytest.mark.parametrize("expectile", [0.5, 0.9])
     def test_worth_on_a_path_is_discounted_by_the_way_left(self, expectile: float) -> None:
@@ -91,17 +99,41 @@ class TestCritic:
             reward = ((place == 3) & (action == 0)).float() * 0.8
             discount = ((place < 3) & (action == 0)).float() * 0.8
             here, after = context_of(places[place]), context_of(places[place + 1])
-            loss = critic.loss(here, chunks[action], reward, discount, after)
+            loss = critic.loss(here, chunks[action], nowhere(64), reward, discount, after)
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
-        quality = critic.quality(context_of(places[:4]), chunks.expand(4, -1, -1, -1)).detach()
+        quality = critic.quality(context_of(places[:4]), chunks.expand(4, -1, -1, -1), nowhere(4, 2)).detach()
         value = critic.value(context_of(places[:4])).detach()
         assert (quality[:, 1] < 0.05).all()
         assert (quality[1:, 0].diff() > 0).all() and abs(float(quality[3, 0]) - 0.8) < 0.05
         # Between the two recorded chunks: halfway, or near the better one.
         assert abs(float(value[3]) - (0.4 if expectile == 0.5 else 0.72)) < 0.08
-        assert critic.advantage(context_of(places[3:4]), chunks[:1])[0] > 0
+        assert critic.advantage(context_of(places[3:4]), chunks[:1], nowhere(1))[0] > 0
+
+    def test_it_judges_a_chunk_by_where_that_leads(self) -> None:
+        """The same actions and words: what is taken is the named thing, or one a fifth of the table away."""
+        critic = make_critic()
+        optimizer = torch.optim.Adam(critic.parameters(), lr=2e-3)
+        generator = torch.Generator().manual_seed(1)
+
+        def attempts(count: int) -> tuple[Context, torch.Tensor, torch.Tensor]:
+            named = 2 * torch.rand(count, R, S, generator=generator) - 1
+            right = torch.rand(count, generator=generator) < 0.5
+            away = torch.where(right, 0.0, 0.4) * torch.tensor([1.0, 0, 0])[:, None]
+            keyframes = torch.stack([named[:, 0] + away.T, torch.zeros(count, S)], dim=1)
+            return context_of(torch.zeros(count, 1, D), named), keyframes, right
+
+        for _ in range(400):
+            context, keyframes, right = attempts(64)
+            done, chunk = torch.zeros(64), torch.zeros(64, H, A)
+            loss = critic.loss(context, chunk, keyframes, right.float(), done, context)
+            optimizer.zero_grad()
+            loss.mean().backward()
+            optimizer.step()
+        context, keyframes, right = attempts(200)
+        quality = critic.quality(context, torch.zeros(200, 1, H, A), keyframes[:, None])[:, 0]
+        assert ((quality > 0.5) == right).float().mean() > 0.95
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +256,7 @@ class TestPolicy:
         assert trained.critic is not None
         judge, chosen = trained.critic.quality, []
 
-        def right(context: Context, chunks: torch.Tensor) -> torch.Tensor:
+        def right(context: Context, chunks: torch.Tensor, keyframes: torch.Tensor) -> torch.Tensor:
             chosen.append(chunks)
             return chunks[..., 0].sum(dim=-1)
 

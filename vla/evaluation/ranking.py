@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vla.data.episodes import EpisodeDataset
+from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.observations import recorded_observation
 from vla.data.segments import Segments
 from vla.evaluation.statistics import Z95
@@ -49,11 +50,12 @@ def rank(
     if segments.success.all() or not segments.success.any():
         missing = "failure" if segments.success.all() else "success"
         raise ValueError(f"{dataset.root}: no {missing} among its {len(segments)} attempts, so nothing to rank")
+    switches = switch_frames(dataset.action(np.arange(dataset.num_frames)))
     worth = np.empty(len(segments))
     for row in range(len(segments)):
         frames = np.arange(segments.start[row], segments.stop[row], stride)
         last = int(segments.stop[row]) - 1
-        values = [_quality(policy, dataset, group, last, segments.instruction[row])
+        values = [_quality(policy, dataset, switches, group, last, segments.instruction[row])
                   for group in np.array_split(frames, -(-len(frames) // GROUP))]  # fmt: skip
         worth[row] = np.concatenate(values).mean()
         progress(row + 1, len(segments))
@@ -78,14 +80,17 @@ def auc_interval(area: float, good: int, bad: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def _quality(
-    policy: VLAPolicy, dataset: EpisodeDataset, frames: np.ndarray, last: int, instruction: str
+    policy: VLAPolicy, dataset: EpisodeDataset, switches: np.ndarray, frames: np.ndarray, last: int, instruction: str
 ) -> np.ndarray:
     """Q [n] of what was done from `frames` [n] on in an attempt that ended with frame `last`."""
-    history, horizon = policy.config.model.history, policy.config.model.horizon
-    observation = recorded_observation(dataset, frames, [instruction] * len(frames), history)
-    chunk = np.minimum(frames[:, None] + np.arange(horizon), last)
-    actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
     assert policy.critic is not None
+    model = policy.config.model
+    observation = recorded_observation(dataset, frames, [instruction] * len(frames), model.history)
+    chunk = np.minimum(frames[:, None] + np.arange(model.horizon), last)
+    ahead = next_keyframes(switches, frames, np.full(len(frames), last), model.keyframes)
+    actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
+    states = torch.from_numpy(dataset.state(ahead.ravel()).reshape(*ahead.shape, -1))
     context = policy.read(observation.to(policy.device))
     chunks = policy.normalize_action[context.embodiment](actions.to(policy.device))
-    return policy.critic.quality(context, chunks[:, None])[:, 0].cpu().numpy()
+    keyframes = policy.normalize_state[context.embodiment](states.to(policy.device))
+    return policy.critic.quality(context, chunks[:, None], keyframes[:, None])[:, 0].cpu().numpy()

@@ -93,6 +93,16 @@ class Guess:
         return (way.square() * self.seen).sum(dim=-1)
 
 
+@dataclass
+class Pointed:
+    """What was found, and where that leads to."""
+
+    tokens: Tensor  # [B, W, D], each with what it points at and where that is
+    keyframes: Guess
+    chosen: Tensor  # [B, W, S] of the guess, what is built on
+    named: Tensor  # [B, R, S] where the things lie that the references picked
+
+
 Choose = Callable[[Guess, int], Tensor]  # (guess [B, 1, ...], number of the keyframe) -> state [B, 1, S]
 
 
@@ -130,17 +140,13 @@ class Pointer(nn.Module):
         self.place = Adapters(embodiments, lambda robot: nn.Linear(2 * feature_size(robot.state_dim), width))
 
     def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
-                embodiment: int, choose: Choose) -> tuple[Tensor, Guess, Tensor]:
+                embodiment: int, choose: Choose) -> Pointed:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
             asked: [B, Z, D] the words and what other kinds of task identifiers say; asked_mask: [B, Z] bool.
             now: [B, S] normalised state of the embodiment of this number.
             choose: what is built on for a keyframe, of all that the guess about it allows.
-
-        Returns:
-            Tokens [B, W, D], each with what it points at and where that is; the guess; and where the things lie that
-            the references picked, [B, R, S].
         """
         likeness, share = self.references(words, words_mask, cells)
         between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * cells.seen)
@@ -151,6 +157,7 @@ class Pointer(nn.Module):
         came_from = now
         tokens: list[Tensor] = []
         guesses: list[Guess] = []
+        chosen: list[Tensor] = []
         for which in torch.eye(self.keyframes, device=now.device):
             phase = self.phase[embodiment](torch.cat([now, which.expand(len(now), -1)], dim=1))
             token = self.norm(plan + phase)
@@ -158,10 +165,12 @@ class Pointer(nn.Module):
             came_from = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
             tokens.append(token + self._found(content, guess, came_from, now, embodiment))
             guesses.append(guess)
+            chosen.append(came_from)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
         named = einsum(share, cells.states * cells.seen, "b r n, n s -> b r s")
-        return torch.stack(tokens, dim=1), Guess(log_weight, state, cells.seen), named
+        guess = Guess(log_weight, state, cells.seen)
+        return Pointed(torch.stack(tokens, dim=1), guess, torch.stack(chosen, dim=1), named)
 
     def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor, embodiment: int) -> Tensor:
         """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""
