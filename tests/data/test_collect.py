@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -134,6 +136,19 @@ def test_ctrl_c_keeps_what_is_finished_and_the_same_command_goes_on(tmp_path):
     assert there >= 2
     finished = subprocess.run([*command, str(there + 2)], env=environment, capture_output=True, text=True, timeout=60)
     assert finished.returncode == 0 and f"{there + 2} episodes" in finished.stdout
+
+
+def test_a_killed_recording_leaves_no_process_behind(tmp_path):
+    out = str(tmp_path / "data")
+    command = [sys.executable, str(SCRIPT), "--out", out, "--episodes", "100000", "--image-size", "32"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as recording:
+        parent, workers = psutil.Process(recording.pid), []
+        while len(workers) < 2:
+            time.sleep(0.1)
+            workers = [child for child in parent.children() if "spawn_main" in " ".join(child.cmdline())]
+        recording.kill()
+    _, alive = psutil.wait_procs(workers, timeout=30)
+    assert not alive
 
 
 def test_play_claims_nothing_and_needs_no_success(settings):

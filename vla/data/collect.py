@@ -10,6 +10,7 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -225,7 +226,16 @@ _worker: dict[str, Any] = {}  # the one recorder of a worker process
 def _start_worker(settings: CollectSettings) -> None:
     # Ctrl-C reaches every process of the terminal; only the main one decides what to do about it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker.update(recorder=load_recorder(settings.env, settings), settings=settings)
+
+
+def _end_with_parent() -> None:
+    """A worker whose parent was killed would wait for work forever."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(number: int, family: str) -> Episode:
