@@ -16,6 +16,7 @@ from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.observations import recorded_observation
 from vla.data.segments import Segments
 from vla.evaluation.statistics import Z95
+from vla.models.pointer import nearest_to
 from vla.models.policy import VLAPolicy
 
 GROUP = 64  # observations judged at once
@@ -90,7 +91,8 @@ def _quality(
     ahead = next_keyframes(switches, frames, np.full(len(frames), last), model.keyframes)
     actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
     states = torch.from_numpy(dataset.state(ahead.ravel()).reshape(*ahead.shape, -1))
-    context = policy.read(observation.to(policy.device))
-    chunks = policy.normalize_action[context.embodiment](actions.to(policy.device))
-    keyframes = policy.normalize_state[context.embodiment](states.to(policy.device))
-    return policy.critic.quality(context, chunks[:, None], keyframes[:, None])[:, 0].cpu().numpy()
+    seen = observation.to(policy.device)
+    number = policy.config.number_of(seen.embodiment)
+    chunks = policy.normalize_action[number](actions.to(policy.device))
+    way = policy.read(seen, nearest_to(policy.normalize_state[number](states.to(policy.device))))
+    return policy.critic.quality(policy.read(seen), chunks[:, None], way)[:, 0].cpu().numpy()

@@ -1,8 +1,9 @@
 """The critic: what an action chunk is worth for a task, `Q(s, chunk, z)`, and what a situation is, `V(s, z)`.
 
 A chunk is judged together with the keyframes that it is on the way to, as an option is by where it ends (Sutton et al.
-1999): a few actions hardly tell which of two things the hand is off to. Recorded ones are those that came about, which
-makes an attempt that was spoilt by chance look like a bad choice.
+1999): a few actions hardly tell which of two things the hand is off to. So is how likely the policy finds them: what it
+knows about the words takes far more attempts to learn from success and failure. Recorded keyframes are those that came
+about, which makes an attempt that was spoilt by chance look like a bad choice.
 
 Implicit Q-learning (Kostrikov et al. 2022): V is an upper expectile of Q over the actions that were recorded, Q is what
 came of a chunk. No action is judged that nobody took, so it can be learnt from recordings alone, failures included. A
@@ -38,6 +39,8 @@ from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import HeadBlock
 from vla.models.pointer import feature_size, features
 
+UNLIKELY = -10.0  # log-density below which keyframes are just unlikely
+
 
 class Critic(nn.Module):
     def __init__(self, config: ModelConfig, settings: CriticConfig, embodiments: Sequence[Embodiment]) -> None:
@@ -50,6 +53,7 @@ class Critic(nn.Module):
         self.way = Adapters(
             embodiments, lambda robot: Places(known + config.keyframes, robot.state_dim, config.width)
         )
+        self.likely = nn.Linear(config.keyframes, config.width)
         self.action_in = Adapters(embodiments, lambda robot: nn.Linear(robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
 
@@ -57,21 +61,21 @@ class Critic(nn.Module):
         """V [B], in [0, 1]."""
         return self._situation(self._seen(context)).sigmoid()
 
-    def quality(self, context: Context, chunks: Tensor, keyframes: Tensor) -> Tensor:
-        """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A] on the way to keyframes [B, K, W, S]."""
-        return self._opinions(self._seen(context), chunks, keyframes).sigmoid().amin(dim=-1)
+    def quality(self, context: Context, chunks: Tensor, ways: Context) -> Tensor:
+        """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A] made for the keyframes chosen in `ways` (B K rows)."""
+        return self._opinions(self._seen(context), chunks, ways).sigmoid().amin(dim=-1)
 
-    def loss(self, context: Context, chunk: Tensor, keyframes: Tensor, reward: Tensor, discount: Tensor,
+    def loss(self, context: Context, chunk: Tensor, way: Context, reward: Tensor, discount: Tensor,
              after: Context) -> Tensor:
         """What both miss, [B].
 
         Args:
             context: of the observation; after: of the one `actions` later.
-            chunk: [B, H, A] normalised, what was done. keyframes: [B, W, S] where that led to.
+            chunk: [B, H, A] normalised, what was done. way: the same, where the keyframes that came of it are chosen.
             reward: [B] discounted, of those actions. discount: [B] what is left of the worth of `after`; 0 at the end.
         """
         seen = self._seen(context)
-        opinions = self._opinions(seen, chunk[:, None], keyframes[:, None])[:, 0]
+        opinions = self._opinions(seen, chunk[:, None], way)[:, 0]
         situation = self._situation(seen)
         with torch.no_grad():
             came_of_it = (reward + discount * self.value(after)).clamp(0, 1)
@@ -84,21 +88,24 @@ class Critic(nn.Module):
         return missed.mean(dim=1) + weight * surprise
 
     @torch.no_grad()
-    def advantage(self, context: Context, chunk: Tensor, keyframes: Tensor) -> Tensor:
-        """[B]: how much better than usual the chunk [B, H, A] on the way to keyframes [B, W, S] is."""
-        return self.quality(context, chunk[:, None], keyframes[:, None])[:, 0] - self.value(context)
+    def advantage(self, context: Context, chunk: Tensor, way: Context) -> Tensor:
+        """[B]: how much better than usual the chunk [B, H, A] on such a way is."""
+        return self.quality(context, chunk[:, None], way)[:, 0] - self.value(context)
 
     def _situation(self, seen: Context) -> Tensor:
         nothing = seen.tokens.new_zeros(len(seen.tokens), 1, 0, seen.tokens.shape[-1])
         return rearrange(self.situation(nothing, seen), "b 1 1 -> b")
 
-    def _opinions(self, seen: Context, chunks: Tensor, keyframes: Tensor) -> Tensor:
+    def _opinions(self, seen: Context, chunks: Tensor, ways: Context) -> Tensor:
         """Logits [B, K, 2]."""
-        known = repeat(_places(seen), "b p s -> b k p s", k=chunks.shape[1])
-        places = torch.cat([known, keyframes * seen.keyframes.seen], dim=2)
-        way = rearrange(self.way[seen.embodiment](places), "b k d -> b k 1 d")
+        count = chunks.shape[1]
+        known = repeat(_places(seen), "b p s -> b k p s", k=count)
+        keyframes = rearrange(ways.chosen * ways.keyframes.seen, "(b k) w s -> b k w s", k=count)
+        way = self.way[seen.embodiment](torch.cat([known, keyframes], dim=2))
+        likely = ways.keyframes.log_density(ways.chosen).detach().clamp(min=UNLIKELY) / UNLIKELY
+        way = way + self.likely(rearrange(likely, "(b k) w -> b k w", k=count))
         actions = self.action_in[seen.embodiment](chunks[:, :, : self.settings.actions]) + self.position
-        return self.chunk(torch.cat([way, actions], dim=2), seen)
+        return self.chunk(torch.cat([rearrange(way, "b k d -> b k 1 d"), actions], dim=2), seen)
 
     def _seen(self, context: Context) -> Context:
         """The context, out of reach of gradients, and a token about where things are."""

@@ -81,11 +81,12 @@ class Guess:
         return einsum(share, self.state, "b w n, b w n s -> b w s")
 
     def surprise(self, state: Tensor) -> Tensor:
-        """Negative log-likelihood [B] of the true states [B, W, S], averaged over keyframes and state components.
+        """Negative log-likelihood [B] of the true states [B, W, S], averaged over keyframes and state components."""
+        return -self.log_density(state).mean(dim=1) / self.seen.sum()
 
-        Without its constant: 0 for a certain guess that is right.
-        """
-        return -(self.log_weight - self._distance(state) / 2).logsumexp(dim=2).mean(dim=1) / self.seen.sum()
+    def log_density(self, state: Tensor) -> Tensor:
+        """[B, W] of states [B, W, S], without its constant: 0 for a certain guess that is right."""
+        return (self.log_weight - self._distance(state) / 2).logsumexp(dim=2)
 
     def _distance(self, state: Tensor) -> Tensor:
         """Squared distance [B, W, N + 1] of the true states from every mean, in units of `SPREAD`."""

@@ -280,24 +280,24 @@ class VLAPolicy(PreTrainedModel):
         sums = sums + self.config.model.keyframe_weight * surprise * counts
         if self.critic is None:
             return sums, counts
-        weight, missed = self._judge(self.critic, seen, batch, action, keyframes)
+        weight, missed = self._judge(self.critic, seen, batch, action, context)
         return weight * sums + missed * counts, counts
 
     def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor,
-               keyframes: Tensor) -> tuple[Tensor, Tensor]:
-        """How much imitating is worth, and the critic's own loss: [B] each.
+               way: Context) -> tuple[Tensor, Tensor]:
+        """How much imitating the normalised action [B, H, A] is worth, and the critic's own loss: [B] each.
 
         Args:
-            action: [B, H, A] normalised, on the way to keyframes [B, W, S].
+            way: what was read, knowing the keyframes that the action led to.
         """
         assert batch.consequence is not None
         with torch.no_grad():  # as when acting: without knowing what came after
             before, after = self.read(seen), self.read(batch.consequence.after)
         reward, discount = batch.consequence.reward, batch.consequence.discount
-        missed = critic.loss(before, action, keyframes, reward, discount, after)
+        missed = critic.loss(before, action, way, reward, discount, after)
         weight = torch.ones_like(missed) if batch.imitated is None else batch.imitated.to(missed)
         if critic.settings.advantage_temperature is not None:
-            advantage = critic.advantage(before, action, keyframes) / critic.settings.advantage_temperature
+            advantage = critic.advantage(before, action, way) / critic.settings.advantage_temperature
             weight = weight * advantage.exp().clamp(max=GREATEST_WEIGHT)
         return weight, missed
 
@@ -387,12 +387,12 @@ class VLAPolicy(PreTrainedModel):
             raise ValueError("the policy has no critic to choose among candidates; train one with model.critic")
         count = noise.shape[1]
         seen = self._encoded(observation)
-        every, each = seen.repeat(count), "(b k) ... -> b k ..."
-        candidates = self.read(every, drawn_by(chance))
-        chunks = self._chunks(every, candidates, rearrange(noise, "b k h a -> (b k) h a"), guidance)
-        chunks, keyframes = rearrange(chunks, each, k=count), rearrange(candidates.chosen, each, k=count)
+        every = seen.repeat(count)
+        ways = self.read(every, drawn_by(chance))
+        chunks = self._chunks(every, ways, rearrange(noise, "b k h a -> (b k) h a"), guidance)
+        chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
         context = self.read(seen)
-        best = self.critic.quality(context, chunks, keyframes).argmax(dim=1)
+        best = self.critic.quality(context, chunks, ways).argmax(dim=1)
         chosen = chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
         return self.normalize_action[context.embodiment].inverse(chosen)
 
