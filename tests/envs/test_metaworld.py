@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -23,16 +23,20 @@ from vla.envs.metaworld.tasks import NUMBER
 from vla.evaluation.report import write_report
 from vla.evaluation.statistics import Rate
 from vla.evaluation.summary import evaluate
+from vla.inference.stage import PromptError, make_stage
 from vla.models.policy import VLAPolicy
 from vla.training.trainer import train
 
 try:
+    from metaworld.policies import ENV_POLICY_MAP
+
     from vla.envs.metaworld.env import ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv
     from vla.envs.metaworld.expert import rollout
     from vla.envs.metaworld.render import render
     from vla.envs.metaworld.simulator import CAMERA, Simulator
+    from vla.envs.metaworld.stage import MT10Stage
     from vla.envs.metaworld.suite import MT10Suite, MT50Suite
-except RuntimeError as missing:
+except (ModuleNotFoundError, RuntimeError) as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
 # What resets move differs: positions, bodies, sites, the camera's neighbours; the first is drawn again and again.
@@ -58,6 +62,26 @@ def test_deviations_from_the_protocol_are_said() -> None:
     assert LEROBOT.to_json() == {**asdict(LEROBOT), "lerobot_instead": {}}
     assert len({Protocol().instruction(task) for task in MT50}) == 50
     assert LEROBOT.instruction("push-back") == LEROBOT.instruction("push")
+
+
+def test_a_typed_prompt_says_which_scene_and_is_followed() -> None:
+    stage = cast(MT10Stage, make_stage("metaworld-mt10", {CAMERA: [48, 48]}))
+    stage.reset(prompt="open a drawer.")
+    assert stage.scene() == "drawer-open, made for 'Open a drawer'"
+    assert stage.begin("Open a drawer") and not stage.done
+    assert stage.verdict() == "not done; it moved nothing"
+    expert = cast(Any, ENV_POLICY_MAP["drawer-open-v3"])()
+    for _ in range(stage.max_steps):
+        if stage.done:
+            break
+        stage.step(np.clip(expert.get_action(stage._env.simulator.observation), -1, 1))
+    assert stage.verdict() == "done: Open a drawer"
+    assert stage.observe()[IMAGE].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
+    assert not stage.begin("dance") and not stage.done
+    with pytest.raises(PromptError, match="no drawer-close here but drawer-open"):
+        stage.begin("Push and close a drawer")
+    with pytest.raises(PromptError, match="Open a drawer"):
+        stage.begin(" ")
 
 
 @pytest.mark.parametrize("task", SOME)

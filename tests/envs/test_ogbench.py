@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,14 +17,16 @@ from vla.envs.ogbench.state import CUBE, DRAWER
 from vla.evaluation.report import write_report
 from vla.evaluation.rollout import PROMPTS
 from vla.evaluation.summary import evaluate
+from vla.inference.stage import PromptError, make_stage
 from vla.tasks.audit import audit
 from vla.tasks.relabel import relabel
 
 try:
-    from vla.envs.ogbench.env import ENVIRONMENT_STATE, IMAGE, STATE, OGBenchSceneEnv
-    from vla.envs.ogbench.expert import Failure, rollout
+    from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, IMAGE, STATE, OGBenchSceneEnv
+    from vla.envs.ogbench.expert import Expert, Failure, rollout
     from vla.envs.ogbench.play import play
     from vla.envs.ogbench.render import render
+    from vla.envs.ogbench.stage import OGBenchSceneStage
     from vla.envs.ogbench.suite import OGBenchSceneSuite
 except RuntimeError as missing:
     pytest.skip(str(missing), allow_module_level=True)
@@ -77,6 +79,27 @@ def test_deliberate_failures_fail(env: OGBenchSceneEnv, failure: Failure) -> Non
     """Placing a cube takes longer than the patience of one that stops."""
     episodes = [rollout(env, seed, {"family": "place"}, failure) for seed in range(3)]
     assert not any(episode.success.any() for episode in episodes)
+
+
+def test_a_typed_prompt_is_followed_and_judged() -> None:
+    stage = cast(OGBenchSceneStage, make_stage("ogbench-scene", {CAMERA: [48, 48]}))
+    stage.reset(prompt="Lock the window.")
+    assert "the window is unlocked" in stage.scene()
+    assert stage.begin("lock the window") and stage.verdict() == "not done; all is as it was"
+    expert = Expert(Outcome("lock", "window"), stage._env.simulator, np.random.default_rng(0))
+    for _ in range(stage.max_steps):
+        if stage.done:
+            break
+        stage.step(expert.act())
+    assert stage.verdict() == "done: the window is locked"
+    assert stage.observe()[IMAGE].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
+    assert stage.begin("the window has to be locked") and stage.verdict().startswith("it was so already")
+    assert not stage.begin("sing") and stage.verdict() == "all is as it was"
+    is_closed = "the window is closed" in stage.scene()
+    with pytest.raises(PromptError, match="try 'unlock the window' first"):
+        stage.begin("open the window" if is_closed else "close the window")
+    with pytest.raises(PromptError, match="empty"):
+        stage.begin(" ")
 
 
 def test_scenes_and_what_follows_depend_on_the_seed_alone(env: OGBenchSceneEnv) -> None:

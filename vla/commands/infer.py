@@ -37,11 +37,12 @@ class Settings:
         vla infer runs/tabletop --prompt "put the red disc next to the blue star"
         vla infer runs/tabletop --prompt "touch the green star" --seed 7 --out runs/look
         vla infer runs/tabletop --interactive
+        vla infer runs/metaworld_mt10 --env metaworld-mt10 --prompt "Open a drawer"
     """
 
     checkpoint: Annotated[str, tyro.conf.Positional]
     """Folder that training wrote, or the name of a policy on the hub."""
-    env: Literal["tabletop"] = "tabletop"
+    env: Literal["tabletop", "ogbench-scene", "metaworld-mt10", "metaworld-mt50"] = "tabletop"
     """Where to act."""
     prompt: str | None = None
     """What to do."""
@@ -55,8 +56,8 @@ class Settings:
     """Actions of a chunk that are played before the policy looks again."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none."""
-    max_steps: int = 60
-    """Actions after which a prompt is given up."""
+    max_steps: int | None = None
+    """Actions after which a prompt is given up; by default what is usual there."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -83,7 +84,7 @@ def follow(stage: Stage, executor: ChunkExecutor, prompt: str, settings: Setting
     """
     if not stage.begin(prompt):
         print("(not an instruction of the kind the policy was trained on; it does what it makes of it)")
-    frames = _acted(stage, executor, prompt, settings.max_steps)
+    frames = _acted(stage, executor, prompt, settings.max_steps or stage.max_steps)
     verdict = stage.verdict()
     print(verdict)
     path = _next_path(settings.out, prompt)

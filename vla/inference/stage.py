@@ -22,6 +22,7 @@ class Stage(Protocol):
     """A simulated scene in words and pictures."""
 
     fps: int
+    max_steps: int  # actions after which a prompt is given up
     embodiment: str  # the robot in it
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:
@@ -55,7 +56,12 @@ class Stage(Protocol):
 
 
 # Environments with a stage, imported when asked for.
-STAGES = {"tabletop": "vla.envs.tabletop.stage:TabletopStage"}
+STAGES = {
+    "tabletop": "vla.envs.tabletop.stage:TabletopStage",
+    "ogbench-scene": "vla.envs.ogbench.stage:OGBenchSceneStage",
+    "metaworld-mt10": "vla.envs.metaworld.stage:MT10Stage",
+    "metaworld-mt50": "vla.envs.metaworld.stage:MT50Stage",
+}
 
 
 def make_stage(name: str, cameras: Mapping[str, Sequence[int]]) -> Stage:

@@ -28,6 +28,7 @@ class TabletopStage:
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that the table doesn't have."""
 
     embodiment = EMBODIMENT
+    max_steps = 60
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
         self._suite = TabletopSuite()
