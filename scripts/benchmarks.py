@@ -2,7 +2,7 @@
 
     python scripts/benchmarks.py docs/results/metaworld_mt10.json docs/results/metaworld_mt50.json
 
-An evaluation is named after its file; several seeds of one benchmark are several files.
+An evaluation is named after its file; several training seeds of one benchmark are several files.
 """
 
 from __future__ import annotations
@@ -42,23 +42,28 @@ def main(files: Sequence[str]) -> int:
     if not results:
         print(__doc__, file=sys.stderr)
         return 2
-    parts = [HEAD, *(_result(name, result) for name, result in results.items()), _published(results)]
-    OUT.write_text("\n".join(parts))
+    benchmarks = dict.fromkeys(result["settings"]["env"] for result in results.values())
+    parts = [_benchmark(env, {n: r for n, r in results.items() if r["settings"]["env"] == env}) for env in benchmarks]
+    OUT.write_text("\n".join([HEAD, *parts, _published(results)]))
     print(OUT)
     return 0
 
 
+def _benchmark(env: str, results: dict[str, dict[str, Any]]) -> str:
+    """All runs of a benchmark: in one table, with their mean, then each by itself."""
+    rows = ["| run | success | n | parameters trained | minutes of evaluation |", "|---|---|---|---|---|"]
+    for name, result in results.items():
+        success, trained, minutes = result["success"], result["parameters"]["trainable"], result["seconds"] / 60
+        rows.append(f"| {name} | {_rate(success)} | {success['n']} | {trained / 1e6:.1f}M | {minutes:.0f} |")
+    means = [100 * result["success"]["mean"] for result in results.values()]
+    if len(means) > 1:
+        spread = f"{min(means):.0f} to {max(means):.0f}"
+        rows += ["", f"**{sum(means) / len(means):.1f} %** is the mean of {len(means)} training seeds ({spread})."]
+    return "\n".join([f"## {env}", "", *rows, "", *(_result(name, result) for name, result in results.items())])
+
+
 def _result(name: str, result: dict[str, Any]) -> str:
-    parameters, settings = result["parameters"], result["settings"]
-    lines = [
-        f"## {settings['env']} ({name})",
-        "",
-        f"**{_rate(result['success'])}** over {len(result['families'])} tasks; "
-        f"{parameters['trainable'] / 1e6:.1f}M parameters trained of {parameters['total'] / 1e6:.1f}M; "
-        f"evaluated in {result['seconds'] / 60:.0f} minutes.",
-        "",
-        _table(("what the policy is told", "original task done"), result["prompts"]),
-    ]
+    lines = [f"### {name}", "", _table(("what the policy is told", "original task done"), result["prompts"])]
     if result["tiers"]:
         lines += ["", _table(("tier", "success"), result["tiers"])]
     lines += ["", _by_task(result), "", _deviations(result["protocol"]), ""]

@@ -1,0 +1,44 @@
+"""`scripts/benchmarks.py`: the page says what the evaluations say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parents[2] / "scripts/benchmarks.py"
+
+
+def evaluation(env: str, mean: float, tiers: dict) -> dict:
+    rate = {"mean": mean, "n": 100, "ci95": [mean - 0.05, mean + 0.05]}
+    return {
+        "success": rate,
+        "prompts": {"right": rate},
+        "prompt_families": {"right": {"reach": rate}},
+        "families": {"reach": rate},
+        "tiers": tiers,
+        "settings": {"env": env},
+        "protocol": {"image_size": 128, "lerobot_instead": {"image_size": 480}},
+        "parameters": {"total": 27_000_000, "trainable": 2_100_000},
+        "seconds": 600,
+    }
+
+
+def test_seeds_are_averaged_and_the_published_rows_stand_beside(tmp_path: Path) -> None:
+    tiers = {name: {"mean": share, "n": 10, "ci95": [0, 1]} for name, share in
+             {"easy": 0.9, "medium": 0.8, "hard": 0.7, "very_hard": 0.6, "average": 0.75}.items()}  # fmt: skip
+    files = {
+        "mt10_0": evaluation("metaworld-mt10", 0.8, {}),
+        "mt10_1": evaluation("metaworld-mt10", 0.9, {}),
+        "mt50": evaluation("metaworld-mt50", 0.75, tiers),
+    }
+    (tmp_path / "docs").mkdir()
+    for name, result in files.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(result))
+    subprocess.run([sys.executable, str(SCRIPT), *(f"{name}.json" for name in files)], cwd=tmp_path, check=True)
+    page = (tmp_path / "docs/benchmarks.md").read_text()
+    assert page.count("## metaworld-mt10\n") == 1 and "**85.0 %** is the mean of 2 training seeds (80 to 90)." in page
+    assert "| mt10_1 | 90 % (85-95) | 100 | 2.1M | 10 |" in page
+    assert "| vla | 2.1M trained | **75.0** | 90.0 | 80.0 | 70.0 | 60.0 | mt50, above |" in page
+    assert "SmolVLA" in page and "`image_size` 128 instead of 480" in page
