@@ -15,10 +15,11 @@ from tiny import run_config
 
 from vla.config import EvaluationConfig
 from vla.data.collect import CollectSettings, collect
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.data.segments import Segments
 from vla.envs import load_grammar, load_suite
-from vla.envs.metaworld import EMBODIMENT, LEROBOT, MT10, MT50, TASKS, TIERS, Protocol
-from vla.envs.metaworld.state import QPOS, SCENE, SUCCESS
+from vla.envs.metaworld import LEROBOT, MT10, MT50, TASKS, TIERS, Protocol
+from vla.envs.metaworld.state import QPOS, ROBOT, SCENE, SUCCESS
 from vla.envs.metaworld.tasks import NUMBER
 from vla.evaluation.report import write_report
 from vla.evaluation.statistics import Rate
@@ -30,10 +31,10 @@ from vla.training.trainer import train
 try:
     from metaworld.policies import ENV_POLICY_MAP
 
-    from vla.envs.metaworld.env import ENVIRONMENT_STATE, IMAGE, STATE, MetaWorldEnv
+    from vla.envs.metaworld.env import MetaWorldEnv
     from vla.envs.metaworld.expert import rollout
     from vla.envs.metaworld.render import render
-    from vla.envs.metaworld.simulator import CAMERA, Simulator
+    from vla.envs.metaworld.simulator import Simulator
     from vla.envs.metaworld.stage import MT10Stage
     from vla.envs.metaworld.suite import MT10Suite, MT50Suite
 except (ModuleNotFoundError, RuntimeError) as missing:
@@ -65,7 +66,7 @@ def test_deviations_from_the_protocol_are_said() -> None:
 
 
 def test_a_typed_prompt_says_which_scene_and_is_followed() -> None:
-    stage = cast(MT10Stage, make_stage("metaworld-mt10", {CAMERA: [48, 48]}))
+    stage = cast(MT10Stage, make_stage("metaworld-mt10", {ROBOT.camera: [48, 48]}))
     stage.reset(prompt="open a drawer.")
     assert stage.scene() == "drawer-open, made for 'Open a drawer'"
     assert stage.begin("Open a drawer") and not stage.done
@@ -76,7 +77,7 @@ def test_a_typed_prompt_says_which_scene_and_is_followed() -> None:
             break
         stage.step(np.clip(expert.get_action(stage._env.simulator.observation), -1, 1))
     assert stage.verdict() == "done: Open a drawer"
-    assert stage.observe()[IMAGE].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
+    assert stage.observe()[ROBOT.image].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
     assert not stage.begin("dance") and not stage.done
     with pytest.raises(PromptError, match="no drawer-close here but drawer-open"):
         stage.begin("Push and close a drawer")
@@ -118,8 +119,8 @@ def test_a_picture_is_a_function_of_the_recorded_state(task: str) -> None:
     assert env.observation_space.contains(observations[0]) and observations[0][STATE].shape == (4,)
     states = np.stack([observation[ENVIRONMENT_STATE] for observation in observations])
     render(states[:1], 32, Protocol())  # another size in between leaves nothing in the pictures
-    pictures = MT50Suite().views(states[::-1], {CAMERA: [48, 48]})[CAMERA][::-1]
-    np.testing.assert_array_equal(pictures, np.stack([observation[IMAGE] for observation in observations]))
+    pictures = MT50Suite().views(states[::-1], {ROBOT.camera: [48, 48]})[ROBOT.camera][::-1]
+    np.testing.assert_array_equal(pictures, np.stack([observation[ROBOT.image] for observation in observations]))
     assert (pictures[0] != pictures[1]).any() and (pictures[-1] != pictures[1]).any()
 
 
@@ -128,7 +129,8 @@ def test_the_picture_is_lerobots() -> None:
     from metaworld.env_dict import ALL_V3_ENVIRONMENTS
 
     size, seed = 96, 7
-    theirs = ALL_V3_ENVIRONMENTS["door-open-v3"](render_mode="rgb_array", camera_name=CAMERA, width=size, height=size)
+    shown = {"render_mode": "rgb_array", "camera_name": ROBOT.camera, "width": size, "height": size}
+    theirs = ALL_V3_ENVIRONMENTS["door-open-v3"](**shown)
     theirs._set_task_called, theirs._freeze_rand_vec, theirs.seeded_rand_vec = True, False, True
     theirs.model.cam_pos[2] = [0.75, 0.075, 0.7]
     theirs.seed(seed)
@@ -140,7 +142,7 @@ def test_the_picture_is_lerobots() -> None:
         felt, *_ = theirs.step(action)
         observation, *_ = ours.step(action)
     np.testing.assert_allclose(observation[STATE], felt[:4], atol=1e-7)
-    difference = np.abs(np.flip(theirs.render(), (0, 1)).astype(int) - observation[IMAGE])
+    difference = np.abs(np.flip(theirs.render(), (0, 1)).astype(int) - observation[ROBOT.image])
     assert (difference > 2).mean() < 1e-3  # positions were rounded to float32 on the way
     theirs.close()
 
@@ -161,7 +163,7 @@ def test_environments_of_a_task_do_not_disturb_each_other() -> None:
     np.testing.assert_array_equal(together[1], *play([2]))
 
 
-@pytest.mark.parametrize(("action", "hint"), [(np.zeros(3), "four numbers"), (np.array([0, np.nan, 0, 0]), "'dy'")])
+@pytest.mark.parametrize(("action", "hint"), [(np.zeros(3), "4 numbers"), (np.array([0, np.nan, 0, 0]), "'dy'")])
 def test_unusable_actions_are_refused(env: MetaWorldEnv, action: np.ndarray, hint: str) -> None:
     env.reset(seed=0, options={"family": "reach"})
     with pytest.raises(ValueError, match=hint):
@@ -182,7 +184,7 @@ def test_unfit_requests_are_refused(env: MetaWorldEnv, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="metaworld-mt10 has right, shuffled, empty"):
         evaluate(Still(), MT10Suite(), EvaluationConfig(), prompts=("right", "other"))
     with pytest.raises(ValueError, match="no outcomes are known"):
-        load_grammar(EMBODIMENT)
+        load_grammar(ROBOT.name)
     for unfit in ({"combinations": "held_out"}, {"phrasings": "held_out"}, {"play": 3}, {"failure_rate": 0.5}):
         with pytest.raises(ValueError, match=f"{min(unfit)}: not for metaworld-mt10"):
             collect(CollectSettings(tmp_path, env="metaworld-mt10", num_workers=0, **unfit))
@@ -205,14 +207,14 @@ def test_the_prompts_of_a_scene() -> None:
 class Still:
     """A policy that looks and does nothing."""
 
-    config = SimpleNamespace(cameras={CAMERA: [32, 32]}, tasks=[], model=SimpleNamespace(horizon=16, history=1))
+    config = SimpleNamespace(cameras={ROBOT.camera: [32, 32]}, tasks=[], model=SimpleNamespace(horizon=16, history=1))
 
     def parameters(self) -> list[Any]:
         return []
 
     def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
-        assert all(observation[IMAGE].shape == (32, 32, 3) for observation in observations)
-        assert asked[-1] == EMBODIMENT
+        assert all(observation[ROBOT.image].shape == (32, 32, 3) for observation in observations)
+        assert asked[-1] == ROBOT.name
         return np.zeros((len(observations), 16, 4), np.float32)
 
 
@@ -225,7 +227,7 @@ def test_recordings_are_trained_on_and_the_policy_evaluated(
         tmp_path / "data", episodes=4, env="metaworld-mt10", families=families, image_size=64, num_workers=0
     )
     segments = Segments.load(collect(settings))
-    assert segments.success.all() and set(segments.embodiment) == {EMBODIMENT}
+    assert segments.success.all() and set(segments.embodiment) == {ROBOT.name}
     assert dict(Counter(segments.task)) == dict.fromkeys(families, 2)
     assert set(segments.instruction) == {Protocol().instruction(family) for family in families}
     recorded = json.loads((tmp_path / "data/vla/collection.json").read_text())

@@ -11,9 +11,10 @@ import pytest
 
 from vla.config import EvaluationConfig
 from vla.data.collect import CollectSettings, collect
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.data.segments import Segments
 from vla.envs.ogbench import OUTCOMES, Outcome, achievements, feasible, parse_instruction, parse_outcome
-from vla.envs.ogbench.state import CUBE, DRAWER
+from vla.envs.ogbench.state import CUBE, DRAWER, ROBOT
 from vla.evaluation.report import write_report
 from vla.evaluation.rollout import PROMPTS
 from vla.evaluation.summary import evaluate
@@ -22,7 +23,7 @@ from vla.tasks.audit import audit
 from vla.tasks.relabel import relabel
 
 try:
-    from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, IMAGE, STATE, OGBenchSceneEnv
+    from vla.envs.ogbench.env import OGBenchSceneEnv
     from vla.envs.ogbench.expert import Expert, Failure, rollout
     from vla.envs.ogbench.play import play
     from vla.envs.ogbench.render import render
@@ -82,7 +83,7 @@ def test_deliberate_failures_fail(env: OGBenchSceneEnv, failure: Failure) -> Non
 
 
 def test_a_typed_prompt_is_followed_and_judged() -> None:
-    stage = cast(OGBenchSceneStage, make_stage("ogbench-scene", {CAMERA: [48, 48]}))
+    stage = cast(OGBenchSceneStage, make_stage("ogbench-scene", {ROBOT.camera: [48, 48]}))
     stage.reset(prompt="Lock the window.")
     assert "the window is unlocked" in stage.scene()
     assert stage.begin("lock the window") and stage.verdict() == "not done; all is as it was"
@@ -92,7 +93,7 @@ def test_a_typed_prompt_is_followed_and_judged() -> None:
             break
         stage.step(expert.act())
     assert stage.verdict() == "done: the window is locked"
-    assert stage.observe()[IMAGE].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
+    assert stage.observe()[ROBOT.image].shape == (48, 48, 3) and stage.picture(64).shape == (64, 64, 3)
     assert stage.begin("the window has to be locked") and stage.verdict().startswith("it was so already")
     assert not stage.begin("sing") and stage.verdict() == "all is as it was"
     is_closed = "the window is closed" in stage.scene()
@@ -122,14 +123,14 @@ def test_observations_show_the_scene_and_tell_only_what_the_robot_feels() -> Non
     moved = observation[ENVIRONMENT_STATE].copy()
     moved[CUBE] = (0.42, 0.15, 0.02)
     picture, with_cube_elsewhere = render(np.stack([observation[ENVIRONMENT_STATE], moved]), 48)
-    np.testing.assert_array_equal(picture, observation[IMAGE])
+    np.testing.assert_array_equal(picture, observation[ROBOT.image])
     assert (picture != with_cube_elsewhere).any()
     render(moved[None], 32)  # another size in between, another scene: nothing of either is left in the picture
     np.testing.assert_array_equal(render(observation[ENVIRONMENT_STATE][None], 48)[0], picture)
     assert info["instruction"] and not info["success"]
 
 
-@pytest.mark.parametrize(("action", "hint"), [(np.zeros(3), "five numbers"), (np.array([0, 0, np.nan, 0, 0]), "'dz'")])
+@pytest.mark.parametrize(("action", "hint"), [(np.zeros(3), "5 numbers"), (np.array([0, 0, np.nan, 0, 0]), "'dz'")])
 def test_unusable_actions_are_refused(env: OGBenchSceneEnv, action: np.ndarray, hint: str) -> None:
     env.reset(seed=0)
     with pytest.raises(ValueError, match=hint):
@@ -171,7 +172,7 @@ class Still:
         return []
 
     def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
-        assert all(observation[IMAGE].shape == (32, 32, 3) for observation in observations)
+        assert all(observation[ROBOT.image].shape == (32, 32, 3) for observation in observations)
         assert asked[-1] == "ogbench-scene"  # the embodiment
         return np.zeros((len(observations), 16, 5), np.float32)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.envs.ogbench.state import CUBE, DRAWER
 from vla.evaluation.rollout import Case
 
 try:
     from vla.envs.ogbench.challenges import CHALLENGES, ChallengeEnv, ChallengeSuite
-    from vla.envs.ogbench.env import ENVIRONMENT_STATE
 except RuntimeError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 

@@ -158,7 +158,7 @@ def test_what_was_so_from_the_start_or_hardly_changed_is_not_claimed() -> None:
 
 
 def test_recordings_are_judged_without_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert load_grammar("ogbench-scene").STATE_SIZE == STATE_SIZE
+    assert load_grammar("ogbench-scene").ROBOT.environment_state_dim == STATE_SIZE
     monkeypatch.setitem(sys.modules, "mujoco", None)
     monkeypatch.delitem(sys.modules, "vla.envs.ogbench.simulator", raising=False)
     with pytest.raises(RuntimeError, match=r'pip install "vla\[ogbench\]"'):

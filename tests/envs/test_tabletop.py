@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vla.envs  # noqa: F401 (registers)
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.envs.tabletop import FAMILIES, Outcome, TabletopEnv, Thing
-from vla.envs.tabletop.env import ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE
+from vla.envs.tabletop.env import MAX_STEP, ROBOT
 from vla.envs.tabletop.render import _lying, render
 from vla.envs.tabletop.scenes import sample_scene
 from vla.envs.tabletop.state import (
@@ -46,7 +47,7 @@ def play(seed: int, steps: int = 40, **kwargs) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(steps):
         observation = env.step(rng.uniform(-1, 1, 3))[0]
         states.append(observation[ENVIRONMENT_STATE])
-        images.append(observation.get(IMAGE, np.zeros(0)))
+        images.append(observation.get(ROBOT.image, np.zeros(0)))
     return np.stack(states), np.stack(images)
 
 
@@ -196,7 +197,7 @@ def test_nan_in_an_action_is_named(position: int, name: str) -> None:
 
 def test_bad_requests_are_refused_clearly() -> None:
     env = TabletopEnv(render_observations=False)
-    with pytest.raises(ValueError, match="three numbers"):
+    with pytest.raises(ValueError, match="3 numbers"):
         env.reset(seed=0)
         env.step(np.zeros(2))
     with pytest.raises(ValueError, match="'familly' is unknown"):

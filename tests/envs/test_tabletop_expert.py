@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.envs.tabletop import FAMILIES, Expert, TabletopEnv, achievements, all_outcomes, play, rollout
-from vla.envs.tabletop.env import ENVIRONMENT_STATE, MAX_STEP
+from vla.envs.tabletop.env import MAX_STEP
 from vla.envs.tabletop.state import objects, positions, slot_of, tip_position
 
 

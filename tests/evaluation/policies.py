@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.envs.tabletop import TabletopEnv, parse_instruction
-from vla.envs.tabletop.env import ENVIRONMENT_STATE
 from vla.envs.tabletop.expert import expert_action
 from vla.envs.tabletop.suite import TabletopSuite
 from vla.envs.tabletop.world import World

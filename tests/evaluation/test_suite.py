@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from vla.config import EnvironmentName
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.envs import GRAMMARS, RECORDERS, SUITES, load_suite
 from vla.envs.tabletop import feasible, held_out_combination, instructions, parse_instruction, parse_outcome
 from vla.envs.tabletop import rollout as expert_rollout
-from vla.envs.tabletop.env import ENVIRONMENT_STATE, TabletopEnv
+from vla.envs.tabletop.env import TabletopEnv
 from vla.envs.tabletop.suite import TabletopSuite
 from vla.evaluation.rollout import PROMPTS, Case
 

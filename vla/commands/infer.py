@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
         raise PromptError('the prompt is empty: say what to do, for example --prompt "touch the green star"')
     policy = load_policy(settings.checkpoint)
     stage = make_stage(settings.env, policy.config.cameras or {})
-    executor = ChunkExecutor(policy, settings.execute, settings.guidance, embodiment=stage.embodiment)
+    executor = ChunkExecutor(policy, settings.execute, settings.guidance, embodiment=stage.robot.name)
     stage.reset(settings.seed, settings.prompt)
     print(stage.scene())
     if settings.prompt is not None:
@@ -88,7 +88,7 @@ def follow(stage: Stage, executor: ChunkExecutor, prompt: str, settings: Setting
     verdict = stage.verdict()
     print(verdict)
     path = _next_path(settings.out, prompt)
-    save_video(frames, path.with_suffix(".mp4"), stage.fps, prompt)
+    save_video(frames, path.with_suffix(".mp4"), stage.robot.fps, prompt)
     save_strip(frames, path.with_suffix(".png"), [prompt, verdict])
     print(f"video {path.with_suffix('.mp4')}, pictures {path.with_suffix('.png')}")
 

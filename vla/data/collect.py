@@ -27,6 +27,7 @@ from vla.data.errors import DatasetError
 from vla.data.video import encode_video
 from vla.data.writer import Episode, EpisodeWriter
 from vla.envs import load_recorder
+from vla.envs.robot import Robot
 
 SETTINGS = "vla/collection.json"
 # Scenes for evaluation have seeds from here on; recorded ones stay below.
@@ -79,7 +80,7 @@ class Recorder(Protocol):
     families: tuple[str, ...]  # what can be asked for
     default_families: tuple[str, ...]  # what is, if nothing else is said
     failures: tuple[str, ...]  # kinds of deliberate failure
-    layout: dict[str, Any]  # what EpisodeWriter needs to know
+    robot: Robot  # that is recorded
     protocol: dict[str, Any]  # how scenes are shown and told, if that isn't the environment's alone to say
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
@@ -104,7 +105,8 @@ def collect(settings: CollectSettings, progress: Progress = lambda done, total: 
     for name in ("failure_rate", "false_start_rate"):
         if not 0 <= getattr(settings, name) <= 1:
             raise ValueError(f"{name} is {getattr(settings, name)}, it is a share between 0 and 1")
-    with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **recorder.layout) as writer:
+    layout = recorder.robot.layout(settings.image_size)
+    with EpisodeWriter(settings.out, episodes_per_file=settings.episodes_per_file, **layout) as writer:
         _check_settings(settings, recorder.protocol, writer.num_episodes)
         missing = range(writer.num_episodes, settings.episodes)
         progress(writer.num_episodes, settings.episodes)
@@ -141,7 +143,7 @@ def record_episode(recorder: Recorder, settings: CollectSettings, number: int, f
         if settings.play or bool(episode.success[-1]) == (failure is None):
             # Encoded here, in the worker: the writer then only copies packets.
             frames = cast(Mapping[str, np.ndarray], episode.images)
-            fps = recorder.layout["fps"]
+            fps = recorder.robot.fps
             return replace(episode, images={camera: encode_video(clip, fps) for camera, clip in frames.items()})
     raise RuntimeError(f"episode {number} ({family}, failure {failure}): {MAX_ATTEMPTS} attempts, none as it should be")
 

@@ -36,7 +36,7 @@ def harvest(
     """
     cameras = policy.config.cameras
     cases = suite.cases("right", episodes, families, seed, combinations)
-    with EpisodeWriter(out, episodes_per_file=GROUP, **suite.layout(cameras)) as writer:
+    with EpisodeWriter(out, episodes_per_file=GROUP, **suite.robot.layout(suite.robot.image_size(cameras))) as writer:
         while writer.num_episodes < episodes:
             begun = writer.num_episodes
             for run in rollout(policy, suite, cases[begun : begun + GROUP], execute=execute):

@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from vla.data.layout import ENVIRONMENT_STATE, STATE
+from vla.envs.robot import Observation, Robot
 from vla.models.observe import Goal
 from vla.tasks.kinds import views_of
 from vla.tasks.outcomes import AnyOutcome
@@ -24,9 +26,7 @@ PROMPTS: tuple[Prompt, ...] = ("right", "other", "empty", "held_out")  # where a
 UNTOLD: tuple[Prompt, ...] = ("empty", "shuffled")  # what the scene was made for counts, though nobody asks for it
 SHOWN: tuple[Prompt, ...] = ("goal_image", "goal_state", "video")
 Combinations = Literal["all", "train", "held_out"]
-ENVIRONMENT_STATE, STATE = "observation.environment_state", "observation.state"
 
-Observation = dict[str, np.ndarray]
 Progress = Callable[[int, int], None]  # (finished, all) episodes
 
 
@@ -105,7 +105,7 @@ class Suite(Protocol):
     """What an environment brings along to be evaluated on; `vla.envs.load_suite` finds it by name."""
 
     name: str
-    embodiment: str  # robot_type of its recordings
+    robot: Robot  # that acts in it
     families: tuple[str, ...]  # of outcomes, all that can be asked for
     default_families: tuple[str, ...]
     prompts: tuple[Prompt, ...]  # that make sense in its scenes, the main one first; those that are `SHOWN` always do
@@ -149,14 +149,25 @@ class Suite(Protocol):
         Only asked of a suite with the prompt "other".
         """
 
-    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        """How its episodes are recorded with these cameras: what `EpisodeWriter` needs to know."""
-
     def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
         """What the policy's cameras saw: camera -> uint8 `[N, Y, X, 3]`."""
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         """Pictures for people: `states [N, E]` -> uint8 `[N, size, size, 3]`."""
+
+
+def chosen_families(suite: Suite, families: Sequence[str] | None) -> tuple[str, ...]:
+    """Those that are asked for, by default the suite's. Raises ValueError for one that it doesn't have."""
+    chosen = tuple(families or suite.default_families)
+    if unknown := set(chosen) - set(suite.families):
+        raise ValueError(f"family {min(unknown)!r} is unknown: {suite.name} has {', '.join(suite.families)}")
+    return chosen
+
+
+def refuse_held_out(suite: Suite, combinations: Combinations) -> None:
+    """For a suite without combinations that are kept out of training. Raises ValueError if these are asked for."""
+    if combinations == "held_out":
+        raise ValueError(f"combinations: {suite.name} keeps none out of training, so there are none to play")
 
 
 def wording(prompt: Prompt, outcome: AnyOutcome, seed: int, phrase: Callable[..., str]) -> str:
@@ -207,7 +218,7 @@ def rollout(
             guidance,
             [episode.goal for episode in running],
             candidates,
-            suite.embodiment,
+            suite.robot.name,
         )
         for place, episode in reversed(list(enumerate(running))):
             episode.play(chunks[place, :execute])

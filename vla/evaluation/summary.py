@@ -145,7 +145,7 @@ def evaluate(
         protocol=suite.protocol(policy.config.cameras),
         checkpoint=checkpoint,
         parameters=_parameters(policy),
-        fps=suite.layout(policy.config.cameras)["fps"],
+        fps=suite.robot.fps,
         seconds=seconds,
         rollouts=tuple(rollouts),
     )

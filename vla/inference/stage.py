@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 
-from vla.inference.executor import Observation
+from vla.envs.robot import Observation, Robot
 
 
 class PromptError(ValueError):
@@ -21,9 +21,8 @@ class PromptError(ValueError):
 class Stage(Protocol):
     """A simulated scene in words and pictures."""
 
-    fps: int
     max_steps: int  # actions after which a prompt is given up
-    embodiment: str  # the robot in it
+    robot: Robot  # that acts in it
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:
         """The scene of the seed; without one, the first scene in which the prompt can be followed."""

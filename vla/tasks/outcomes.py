@@ -14,6 +14,8 @@ from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
+from vla.envs.robot import Robot
+
 Split = Literal["train", "held_out"]
 
 
@@ -50,9 +52,7 @@ class OutcomeGrammar(Protocol[AnyOutcome]):
     The constants say which recordings it can judge.
     """
 
-    EMBODIMENT: str  # robot_type of its data sets
-    ACTION_NAMES: tuple[str, ...]  # the control mode
-    STATE_SIZE: int  # E
+    ROBOT: Robot  # its name is the robot_type of its data sets, its actions' names are the control mode
     FAMILIES: tuple[str, ...]  # every kind of task there is
     BASE_FAMILIES: tuple[str, ...]  # those that are used if nothing else is said
     LABELLER: str

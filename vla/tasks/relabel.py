@@ -114,12 +114,13 @@ def judge_of(dataset: EpisodeDataset) -> OutcomeGrammar[Any]:
     if dataset.environment_state_dim is None:
         raise DatasetError(info, ENVIRONMENT_STATE, "was not recorded, so that no reward can be computed afterwards",
                            "Label it with a vision-language model")
-    if dataset.environment_state_dim != grammar.STATE_SIZE:
-        raise DatasetError(info, ENVIRONMENT_STATE, f"has {dataset.environment_state_dim} numbers, the outcomes of "
-                           f"{dataset.embodiment} read {grammar.STATE_SIZE}", "Record it again with this version")
+    numbers, robot = dataset.environment_state_dim, grammar.ROBOT
+    if numbers != robot.environment_state_dim:
+        raise DatasetError(info, ENVIRONMENT_STATE, f"has {numbers} numbers, the outcomes of {robot.name} read "
+                           f"{robot.environment_state_dim}", "Record it again with this version")
     names = tuple(dataset.features[ACTION].get("names") or ())
-    if names != grammar.ACTION_NAMES:
-        raise DatasetError(info, "action.names", f"are {names}, another control mode than {grammar.ACTION_NAMES}: "
+    if names != robot.action_names:
+        raise DatasetError(info, "action.names", f"are {names}, another control mode than {robot.action_names}: "
                            "how something was achieved with it does not show how to achieve it here",
                            "Leave it as it is, or convert its actions")
     return grammar

@@ -4,15 +4,14 @@ What is imported here needs neither Meta-World nor MuJoCo; `env`, `expert`, `ren
 """
 
 from vla.envs.metaworld.protocol import LEROBOT, Protocol
-from vla.envs.metaworld.state import ACTION_NAMES, EMBODIMENT, STATE_SIZE
+from vla.envs.metaworld.state import ROBOT, STATE_SIZE
 from vla.envs.metaworld.tasks import MT10, MT50, TASKS, TIERS, Task
 
 __all__ = [
-    "ACTION_NAMES",
-    "EMBODIMENT",
     "LEROBOT",
     "MT10",
     "MT50",
+    "ROBOT",
     "STATE_SIZE",
     "TASKS",
     "TIERS",

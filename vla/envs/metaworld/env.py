@@ -5,37 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import gymnasium
 import numpy as np
 
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.envs.metaworld.protocol import Protocol
 from vla.envs.metaworld.render import render
-from vla.envs.metaworld.simulator import CAMERA, Simulator
-from vla.envs.metaworld.state import ACTION_NAMES, EMBODIMENT, SCENES, STATE_NAMES, STATE_SIZE
+from vla.envs.metaworld.simulator import Simulator
+from vla.envs.metaworld.state import ROBOT, SCENES
 from vla.envs.metaworld.tasks import MT50, NUMBER
-
-FPS: Final = 80
-IMAGE: Final = f"observation.images.{CAMERA}"
-STATE: Final = "observation.state"
-ENVIRONMENT_STATE: Final = "observation.environment_state"
-
-Observation = dict[str, np.ndarray]
-
-
-def layout(image_size: int) -> dict[str, Any]:
-    """How episodes are recorded: what `EpisodeWriter` needs to know."""
-    return {
-        "fps": FPS,
-        "cameras": {CAMERA: (image_size, image_size)},
-        "state_dim": len(STATE_NAMES),
-        "action_dim": len(ACTION_NAMES),
-        "environment_state_dim": STATE_SIZE,
-        "state_names": STATE_NAMES,
-        "action_names": ACTION_NAMES,
-        "robot_type": EMBODIMENT,
-    }
+from vla.envs.robot import Drift, Observation
 
 
 class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
@@ -43,11 +24,11 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
 
     Observations:
     - `observation.images.corner2`: uint8 [H, W, 3]; absent with `render_observations=False` (`image()` draws on demand)
-    - `observation.state`: float32 [S], what the robot feels: `vla.envs.metaworld.state.STATE_NAMES`
+    - `observation.state`: float32 [S], what the robot feels: `vla.envs.metaworld.state.ROBOT`
     - `observation.environment_state`: float32 [E], laid out as `vla.envs.metaworld.state` says
 
-    Actions: float32 [A], `ACTION_NAMES`, clipped to [-1, 1]. The reward is 1 where Meta-World says that the task is
-    done after the step, which ends the episode; stepping on is allowed.
+    Actions: float32 [A], `ROBOT.action_names`, clipped to [-1, 1]. The reward is 1 where Meta-World says that the task
+    is done after the step, which ends the episode; stepping on is allowed.
 
     Option of `reset`: `family`, the name of the task; by default one of `tasks` is drawn. Task, scene and disturbances
     are pure functions of the seed and this.
@@ -56,7 +37,7 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
     one, correlated in time, so that demonstrations visit states off the ideal path.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": FPS}  # noqa: RUF012 (gymnasium's interface)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": ROBOT.fps}  # noqa: RUF012 (gymnasium's interface)
 
     def __init__(
         self,
@@ -70,9 +51,9 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
         self.tasks, self.protocol, self.actuation_noise = tuple(tasks), protocol or Protocol(), actuation_noise
         self.render_observations, self.render_mode = render_observations, render_mode
         self._simulator: Simulator | None = None
-        self.action_space = gymnasium.spaces.Box(-1, 1, (len(ACTION_NAMES),), np.float32)
-        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
-            _spaces(self.protocol.image_size if render_observations else None)
+        self.action_space = ROBOT.action_space
+        self.observation_space: gymnasium.spaces.Dict = ROBOT.observation_space(  # type: ignore[assignment]
+            self.protocol.image_size if render_observations else None
         )
 
     def reset(
@@ -93,14 +74,14 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
             self._simulator = Simulator(family)
         self._simulator.reset(seed)
         self.instruction = self.protocol.instruction(family)
-        self._noise, self._drift = np.random.default_rng([seed, 3]), np.zeros(3)
+        self._disturbance = Drift(np.random.default_rng([seed, 3]), 3, self.actuation_noise)
         self._steps = 0
         return self._observation(), self._info()
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Raises ValueError, naming the component, for an action with a NaN; clips what is out of range."""
-        executed = _checked(action)
-        executed[:3] += self._disturbance()
+        executed = ROBOT.checked(action)
+        executed[:3] += self._disturbance.next()
         self.simulator.step(np.clip(executed, -1, 1))
         self._steps += 1
         info = self._info()
@@ -126,35 +107,10 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
     def render(self) -> np.ndarray | None:
         return self.image() if self.render_mode == "rgb_array" else None
 
-    def _disturbance(self) -> np.ndarray:
-        """Of the hand's executed motion: `[3]`."""
-        self._drift = 0.7 * self._drift + np.sqrt(1 - 0.7**2) * self._noise.standard_normal(3)
-        return self.actuation_noise * self._drift
-
     def _observation(self) -> Observation:
         vectors = {STATE: self.simulator.robot(), ENVIRONMENT_STATE: self.state}
-        return {IMAGE: self.image(), **vectors} if self.render_observations else vectors
+        return {ROBOT.image: self.image(), **vectors} if self.render_observations else vectors
 
     def _info(self) -> dict[str, Any]:
         simulator = self.simulator
         return {"instruction": self.instruction, "family": simulator.task, "success": simulator.success}
-
-
-def _checked(action: np.ndarray) -> np.ndarray:
-    action = np.asarray(action, np.float64)
-    if action.shape != (len(ACTION_NAMES),):
-        raise ValueError(f"action has shape {action.shape}: give four numbers, ({', '.join(ACTION_NAMES)})")
-    for name, value in zip(ACTION_NAMES, action, strict=True):
-        if np.isnan(value):
-            raise ValueError(f"action component {name!r} is NaN: check the policy's output")
-    return np.clip(action, -1, 1)
-
-
-def _spaces(image_size: int | None) -> dict[str, gymnasium.Space[Any]]:
-    box = gymnasium.spaces.Box
-    vectors: dict[str, gymnasium.Space[Any]] = {
-        STATE: box(-np.inf, np.inf, (len(STATE_NAMES),), np.float32),
-        ENVIRONMENT_STATE: box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
-    }
-    image = {} if image_size is None else {IMAGE: box(0, 255, (image_size, image_size, 3), np.uint8)}
-    return {**image, **vectors}

@@ -10,8 +10,10 @@ from typing import Any, Final, cast
 import numpy as np
 from metaworld.policies import ENV_POLICY_MAP
 
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.data.writer import Episode
-from vla.envs.metaworld.env import ENVIRONMENT_STATE, STATE, MetaWorldEnv, Observation
+from vla.envs.metaworld.env import MetaWorldEnv
+from vla.envs.robot import Observation
 
 _EXTRA_STEPS: Final = 5  # after success, so that what leads there isn't cut short
 _FALSE_START_STEPS: Final = (5, 40)  # at least and fewer than

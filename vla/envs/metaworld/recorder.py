@@ -9,11 +9,11 @@ import numpy as np
 
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
-from vla.envs.metaworld.env import MetaWorldEnv, layout
+from vla.envs.metaworld.env import MetaWorldEnv
 from vla.envs.metaworld.expert import rollout
 from vla.envs.metaworld.protocol import Protocol
 from vla.envs.metaworld.render import render
-from vla.envs.metaworld.simulator import CAMERA
+from vla.envs.metaworld.state import ROBOT
 from vla.envs.metaworld.tasks import MT10, MT50
 
 # Settings that ask for what there isn't, and why.
@@ -28,6 +28,7 @@ _MISSING = {
 class MT50Recorder:
     """See `vla.data.collect.Recorder`. Raises ValueError for settings that ask for what Meta-World doesn't have."""
 
+    robot = ROBOT
     families: tuple[str, ...] = MT50
     default_families: tuple[str, ...] = MT50
     failures: tuple[str, ...] = ()
@@ -44,7 +45,6 @@ class MT50Recorder:
                 raise ValueError(f"{name}: not for {settings.env}, where {why}; leave it at its default")
         protocol = Protocol(image_size=settings.image_size)
         self._env = MetaWorldEnv(protocol=protocol, actuation_noise=settings.actuation_noise, render_observations=False)
-        self.layout: dict[str, Any] = layout(settings.image_size)
         self.protocol: dict[str, Any] = protocol.to_json()
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
@@ -52,7 +52,7 @@ class MT50Recorder:
         if not episode.success[-1]:
             return episode  # thrown away, so nothing is drawn of it
         states, protocol = cast(np.ndarray, episode.environment_state), self._env.protocol
-        return replace(episode, images={CAMERA: render(states, protocol.image_size, protocol)})
+        return replace(episode, images={ROBOT.camera: render(states, protocol.image_size, protocol)})
 
 
 class MT10Recorder(MT50Recorder):

@@ -15,8 +15,8 @@ from typing import Any, Final
 import numpy as np
 
 from vla.envs.metaworld.protocol import Protocol
-from vla.envs.metaworld.simulator import CAMERA, Place, Simulator, mujoco
-from vla.envs.metaworld.state import QPOS, SCENE, TASK
+from vla.envs.metaworld.simulator import Place, Simulator, mujoco
+from vla.envs.metaworld.state import QPOS, ROBOT, SCENE, TASK
 from vla.envs.metaworld.tasks import TASKS
 
 _MAX_SIZE: Final = 1024
@@ -47,7 +47,8 @@ class _Stage:
         self._place = lru_cache(maxsize=_SCENES)(self._placed)
         self._options = mujoco.MjvOption()
         self._camera = mujoco.MjvCamera()
-        self._camera.type, self._camera.fixedcamid = mujoco.mjtCamera.mjCAMERA_FIXED, self._model.camera(CAMERA).id
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._camera.fixedcamid = self._model.camera(ROBOT.camera).id
         self._visible = mujoco.MjvScene(self._model, maxgeom=_GEOMS)
         self._visible.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         self._visible.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from vla.envs.metaworld.state import QPOS, SCENES, STATE_NAMES, STATE_SIZE
+from vla.envs.metaworld.state import QPOS, ROBOT, SCENES, STATE_SIZE
 from vla.envs.metaworld.tasks import NUMBER
 
 if sys.platform == "linux" and "DISPLAY" not in os.environ:
@@ -30,7 +30,6 @@ except (ImportError, AttributeError) as error:  # PyOpenGL raises either
         f"no GL library ({error}): install libegl1 and libegl-mesa0, or libosmesa6 and set MUJOCO_GL=osmesa"
     ) from error
 
-CAMERA: Final = "corner2"
 _CAMERA_POSITION: Final = (0.75, 0.075, 0.7)  # LeRobot's, nearer than Meta-World's own
 
 Place = tuple[np.ndarray, np.ndarray]  # where bodies and where sites are attached
@@ -79,7 +78,7 @@ class Simulator:
 
     def robot(self) -> np.ndarray:
         """What the robot feels: float32 `[S]`."""
-        return self.observation[: len(STATE_NAMES)].astype(np.float32)
+        return self.observation[: len(ROBOT.state_names)].astype(np.float32)
 
     def state(self) -> np.ndarray:
         """The environment state float32 `[E]`, laid out as `vla.envs.metaworld.state` says."""
@@ -104,7 +103,7 @@ class _Shared(NamedTuple):
 def _shared(task: str) -> _Shared:
     theirs = ALL_V3_ENVIRONMENTS[f"{task}-v3"]
     model = theirs().model
-    model.cam_pos[model.camera(CAMERA).id] = _CAMERA_POSITION
+    model.cam_pos[model.camera(ROBOT.camera).id] = _CAMERA_POSITION
     kind = type("Sharing", (theirs,), {"_initialize_simulation": lambda self: (model, mujoco.MjData(model))})
     return _Shared(kind, model, _place(model))
 
@@ -113,4 +112,4 @@ def _place(model: Any) -> Place:
     return model.body_pos.copy(), model.site_pos.copy()
 
 
-__all__ = ["CAMERA", "Place", "Simulator", "mujoco"]  # MuJoCo for those who draw, imported here and nowhere earlier
+__all__ = ["Place", "Simulator", "mujoco"]  # MuJoCo for those who draw, imported here and nowhere earlier

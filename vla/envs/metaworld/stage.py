@@ -9,9 +9,10 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.metaworld.env import ENVIRONMENT_STATE, Observation
-from vla.envs.metaworld.state import EMBODIMENT
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.metaworld.state import ROBOT
 from vla.envs.metaworld.suite import MT10Suite, MT50Suite
+from vla.envs.robot import Observation
 from vla.inference.stage import PromptError
 
 FIRST_SCENE: Final = 1_000_000  # recorded demonstrations have smaller seeds, so no policy was trained on these scenes
@@ -20,13 +21,13 @@ FIRST_SCENE: Final = 1_000_000  # recorded demonstrations have smaller seeds, so
 class MT50Stage:
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that Meta-World doesn't have."""
 
-    embodiment = EMBODIMENT
+    robot = ROBOT
     suite: type[MT50Suite] = MT50Suite
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
         self._suite = self.suite()
         self._env = self._suite.make_env(cameras)
-        self.fps, self.max_steps = int(self._env.metadata["render_fps"]), self._env.protocol.max_steps
+        self.max_steps = self._env.protocol.max_steps
         texts = {task: self._env.protocol.instruction(task) for task in self._suite.families}
         self._meanings = {_plain(text): task for task, text in texts.items()}
         self.reset()

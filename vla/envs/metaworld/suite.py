@@ -10,14 +10,14 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.metaworld.env import IMAGE, MetaWorldEnv, layout
+from vla.envs.metaworld.env import MetaWorldEnv
 from vla.envs.metaworld.expert import rollout
 from vla.envs.metaworld.protocol import Protocol
 from vla.envs.metaworld.render import render
-from vla.envs.metaworld.simulator import CAMERA
-from vla.envs.metaworld.state import EMBODIMENT, QPOS, ROBOT_QPOS, SUCCESS, TASK
+from vla.envs.metaworld.state import QPOS, ROBOT, ROBOT_QPOS, SUCCESS, TASK
 from vla.envs.metaworld.tasks import MT10, MT50, NUMBER, TIERS
-from vla.evaluation.rollout import Case, Combinations, Failure, Observation, Prompt
+from vla.envs.robot import Observation
+from vla.evaluation.rollout import Case, Combinations, Failure, Prompt, chosen_families, refuse_held_out
 
 _MOVED: Final = 0.03  # metres or radians; what is displaced by less was brushed, not moved
 
@@ -26,7 +26,7 @@ class MT50Suite:
     """See `vla.evaluation.rollout.Suite`. An outcome is the name of a task, and Meta-World says whether it is done."""
 
     name = "metaworld-mt50"
-    embodiment = EMBODIMENT
+    robot = ROBOT
     families: tuple[str, ...] = MT50
     default_families: tuple[str, ...] = MT50
     prompts: tuple[Prompt, ...] = ("right", "shuffled", "empty")
@@ -36,18 +36,14 @@ class MT50Suite:
         self._protocol = protocol or Protocol()
 
     def protocol(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        return replace(self._protocol, image_size=cameras[CAMERA][0]).to_json()
+        return replace(self._protocol, image_size=cameras[ROBOT.camera][0]).to_json()
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> MetaWorldEnv:
-        sizes = {name: tuple(size) for name, size in cameras.items()}
-        height, width = sizes.get(CAMERA, (0, -1))
-        if set(sizes) != {CAMERA} or height != width:
-            raise ValueError(f"{self.name} has one camera, {CAMERA!r}, with square images, not {sizes}")
-        protocol = replace(self._protocol, image_size=height)
+        protocol = replace(self._protocol, image_size=ROBOT.image_size(cameras))
         return MetaWorldEnv(tasks=self.families, protocol=protocol, render_observations=False)
 
     def images(self, env: MetaWorldEnv) -> Observation:
-        return {IMAGE: env.image()}
+        return {ROBOT.image: env.image()}
 
     def cases(
         self,
@@ -57,12 +53,8 @@ class MT50Suite:
         seed: int = 1_000_000,
         combinations: Combinations = "all",
     ) -> list[Case]:
-        families = tuple(families or self.default_families)
-        unknown = set(families) - set(self.families)
-        if unknown:
-            raise ValueError(f"family {min(unknown)!r} is unknown: {self.name} has {', '.join(self.families)}")
-        if combinations == "held_out":
-            raise ValueError(f"combinations: {self.name} keeps none out of training, so there are none to play")
+        families = chosen_families(self, families)
+        refuse_held_out(self, combinations)
         return [self._case(prompt, seed + number, families[number % len(families)]) for number in range(episodes)]
 
     def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:
@@ -80,11 +72,11 @@ class MT50Suite:
         moved = bool((np.abs(things - things[0]) > _MOVED).any())
         return Failure("right object, not there" if moved else "nothing", ())
 
-    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        return layout(cameras[CAMERA][0])
+    def by_chance(self, case: Case) -> bool:
+        return True  # nothing else is feasible in its scene
 
     def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-        return {CAMERA: render(states, cameras[CAMERA][0], self._protocol)}
+        return {ROBOT.camera: render(states, cameras[ROBOT.camera][0], self._protocol)}
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         return render(states, size, self._protocol)

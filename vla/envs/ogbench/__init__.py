@@ -15,15 +15,14 @@ from vla.envs.ogbench.outcomes import (
     held_out_combination,
     parse_outcome,
 )
-from vla.envs.ogbench.state import ACTION_NAMES, EMBODIMENT, STATE_SIZE
+from vla.envs.ogbench.state import ROBOT, STATE_SIZE
 
 __all__ = [
-    "ACTION_NAMES",
     "BASE_FAMILIES",
-    "EMBODIMENT",
     "FAMILIES",
     "LABELLER",
     "OUTCOMES",
+    "ROBOT",
     "STATE_SIZE",
     "VERSION",
     "Outcome",

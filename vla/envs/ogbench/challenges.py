@@ -14,11 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, Observation, OGBenchSceneEnv
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.ogbench.env import OGBenchSceneEnv
 from vla.envs.ogbench.simulator import Simulator
-from vla.envs.ogbench.state import CUBE, DRAWER, STATE_SIZE, TOLERANCE, UNLOCKED, WINDOW
+from vla.envs.ogbench.state import CUBE, DRAWER, ROBOT, STATE_SIZE, TOLERANCE, UNLOCKED, WINDOW
 from vla.envs.ogbench.suite import OGBenchSceneSuite
-from vla.evaluation.rollout import Case, Combinations, Failure, Prompt
+from vla.envs.robot import Drift, Observation
+from vla.evaluation.rollout import Case, Combinations, Failure, Prompt, chosen_families, refuse_held_out
 
 # In OGBench's order.
 CHALLENGES: Final = ("open", "unlock and lock", "rearrange medium", "put in drawer", "rearrange hard")
@@ -43,7 +45,7 @@ class ChallengeEnv(OGBenchSceneEnv):
         self.simulator.action_space.seed(seed)  # two random steps make the goal's state settle
         _, info = self.simulator.reset(seed=seed, options={"task_id": 1 + CHALLENGES.index(name)})
         self._name, self._goal, self._steps = name, info["goal"], 0
-        self._noise, self._drift = np.random.default_rng([seed or 0, 3]), np.zeros(4)
+        self._disturbance = Drift(np.random.default_rng([seed or 0, 3]), 4, self.actuation_noise)
         return self._observation(), self._info()
 
     def _info(self) -> dict[str, Any]:
@@ -62,7 +64,7 @@ class ChallengeSuite(OGBenchSceneSuite):
         return {
             "scenes, goals and what counts": "OGBench's scene-v0, five goals, 750 steps",
             "data": "play by OGBench's oracles under our disturbances, not its own data set",
-            "pictures": f"{cameras[CAMERA][0]} pixels, arm hidden and fingers shown; OGBench's are 64 pixels",
+            "pictures": f"{cameras[ROBOT.camera][0]} pixels, arm hidden and fingers shown; OGBench's are 64 pixels",
         }
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> ChallengeEnv:
@@ -78,11 +80,8 @@ class ChallengeSuite(OGBenchSceneSuite):
     ) -> list[Case]:
         if prompt not in self.prompts:
             raise ValueError(f"{self.name} has no {prompt!r} prompt, only {' and '.join(self.prompts)}")
-        names = tuple(families or CHALLENGES)
-        if unknown := set(names) - set(CHALLENGES):
-            raise ValueError(f"family {min(unknown)!r} is unknown: {self.name} has {', '.join(CHALLENGES)}")
-        if combinations == "held_out":
-            raise ValueError(f"combinations: {self.name} keeps none out of training, so there are none to play")
+        names = chosen_families(self, families)
+        refuse_held_out(self, combinations)
         return [_case(prompt, seed + number, names[number % len(names)]) for number in range(episodes)]
 
     def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:

@@ -17,11 +17,13 @@ from ogbench.manipspace.oracles.markov.cube_markov import CubeMarkovOracle
 from ogbench.manipspace.oracles.markov.drawer_markov import DrawerMarkovOracle
 from ogbench.manipspace.oracles.markov.window_markov import WindowMarkovOracle
 
+from vla.data.layout import ENVIRONMENT_STATE, STATE
 from vla.data.writer import Episode
-from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, IMAGE, STATE, Observation, OGBenchSceneEnv
+from vla.envs.ogbench.env import OGBenchSceneEnv
 from vla.envs.ogbench.outcomes import BORDERS, Outcome, all_outcomes, feasible
 from vla.envs.ogbench.simulator import Simulator
-from vla.envs.ogbench.state import OPEN_DRAWER, OPEN_WINDOW
+from vla.envs.ogbench.state import OPEN_DRAWER, OPEN_WINDOW, ROBOT
+from vla.envs.robot import Observation
 
 Failure = Literal["locked", "wrong_thing", "stops"]
 FAILURES: Final[tuple[Failure, ...]] = ("locked", "wrong_thing", "stops")
@@ -118,7 +120,7 @@ def record(
 ) -> Episode:
     """The episode of T observations and what was done on seeing each; without an outcome it is play."""
     return Episode(
-        images={CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observations[0] else {},
+        images=ROBOT.pictures(observations),
         state=np.stack([o[STATE] for o in observations]),
         environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
         action=np.stack(actions),

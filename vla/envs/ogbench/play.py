@@ -9,8 +9,9 @@ from typing import Final
 
 import numpy as np
 
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.data.writer import Episode
-from vla.envs.ogbench.env import ENVIRONMENT_STATE, OGBenchSceneEnv
+from vla.envs.ogbench.env import OGBenchSceneEnv
 from vla.envs.ogbench.expert import IN_VAIN, Expert, record
 from vla.envs.ogbench.outcomes import BASE_FAMILIES, OUTCOMES, all_outcomes, locked_out
 from vla.tasks.outcomes import draw_evenly

@@ -6,15 +6,17 @@ from typing import Any, cast
 
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
-from vla.envs.ogbench.env import OGBenchSceneEnv, layout
+from vla.envs.ogbench.env import OGBenchSceneEnv
 from vla.envs.ogbench.expert import FAILURES, rollout
 from vla.envs.ogbench.outcomes import BASE_FAMILIES, FAMILIES
 from vla.envs.ogbench.play import play
+from vla.envs.ogbench.state import ROBOT
 
 
 class OGBenchSceneRecorder:
     """See `vla.data.collect.Recorder`. Raises ValueError for held-out combinations: the scene has none."""
 
+    robot = ROBOT
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     failures: tuple[str, ...] = FAILURES
@@ -26,7 +28,6 @@ class OGBenchSceneRecorder:
         self._env = OGBenchSceneEnv(image_size=settings.image_size, actuation_noise=settings.actuation_noise)
         self._phrasings = settings.phrasings
         self._play, self._play_families = settings.play, settings.families or BASE_FAMILIES
-        self.layout: dict[str, Any] = layout(settings.image_size)
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         if self._play:

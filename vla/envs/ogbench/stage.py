@@ -9,11 +9,12 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.ogbench.env import ENVIRONMENT_STATE, Observation
+from vla.data.layout import ENVIRONMENT_STATE
 from vla.envs.ogbench.instructions import parse_instruction
 from vla.envs.ogbench.outcomes import OUTCOMES, Outcome, locked_out
-from vla.envs.ogbench.state import EMBODIMENT
+from vla.envs.ogbench.state import ROBOT
 from vla.envs.ogbench.suite import OGBenchSceneSuite
+from vla.envs.robot import Observation
 from vla.inference.stage import PromptError
 
 FIRST_SCENE: Final = 1_000_000  # play and demonstrations have smaller seeds, so no policy was trained on these scenes
@@ -31,12 +32,12 @@ _SENTENCES: Final = {
 class OGBenchSceneStage:
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that the scene doesn't have."""
 
-    embodiment = EMBODIMENT
+    robot = ROBOT
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
         self._suite = OGBenchSceneSuite()
         self._env = self._suite.make_env(cameras)
-        self.fps, self.max_steps = int(self._env.metadata["render_fps"]), self._env.max_steps
+        self.max_steps = self._env.max_steps
         self.reset()
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:

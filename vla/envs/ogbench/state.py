@@ -11,6 +11,8 @@ from typing import Final
 
 import numpy as np
 
+from vla.envs.robot import Robot
+
 QPOS: Final = slice(0, 25)  # joint angles of arm and gripper, then the things; radians and metres
 FINGER: Final = 6  # angle of a finger's joint, 0 is open
 CUBE: Final = slice(14, 17)  # its centre
@@ -22,12 +24,17 @@ UNLOCKED_DRAWER, UNLOCKED_WINDOW = 25, 26
 EFFECTOR: Final = slice(27, 30)  # the point between the fingertips
 STATE_SIZE: Final = 30  # E
 
-EMBODIMENT: Final = "ogbench-scene"
-# What the robot feels: the point between its fingertips (metres), the hand's yaw, how far the gripper is closed, and
-# how hard it presses; the last four in [-1, 1].
-STATE_NAMES: Final = ("x", "y", "z", "cos_yaw", "sin_yaw", "closed", "contact")
-# Wanted change of these in a step, in shares of the largest one.
-ACTION_NAMES: Final = ("dx", "dy", "dz", "dyaw", "dclosed")
+ROBOT: Final = Robot(
+    name="ogbench-scene",
+    fps=20,
+    camera="front",
+    # What it feels: the point between its fingertips (metres), the hand's yaw, how far the gripper is closed, and how
+    # hard it presses; the last four in [-1, 1].
+    state_names=("x", "y", "z", "cos_yaw", "sin_yaw", "closed", "contact"),
+    # Wanted change of these in a step, in shares of the largest one.
+    action_names=("dx", "dy", "dz", "dyaw", "dclosed"),
+    environment_state_dim=STATE_SIZE,
+)
 
 OPEN_DRAWER: Final = -0.16
 OPEN_WINDOW: Final = 0.2

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.ogbench.env import CAMERA, ENVIRONMENT_STATE, IMAGE, OGBenchSceneEnv, layout
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.ogbench.env import OGBenchSceneEnv
 from vla.envs.ogbench.expert import Expert, rollout
 from vla.envs.ogbench.instructions import phrase
 from vla.envs.ogbench.outcomes import (
@@ -23,8 +24,18 @@ from vla.envs.ogbench.outcomes import (
     parse_outcome,
 )
 from vla.envs.ogbench.render import render
-from vla.envs.ogbench.state import CUBE, DRAWER, EMBODIMENT, UNLOCKED, WINDOW
-from vla.evaluation.rollout import PROMPTS, Case, Combinations, Failure, Observation, Prompt, wording
+from vla.envs.ogbench.state import CUBE, DRAWER, ROBOT, UNLOCKED, WINDOW
+from vla.envs.robot import Observation
+from vla.evaluation.rollout import (
+    PROMPTS,
+    Case,
+    Combinations,
+    Failure,
+    Prompt,
+    chosen_families,
+    refuse_held_out,
+    wording,
+)
 from vla.tasks.outcomes import draw_evenly
 
 _MOVED: Final = 0.03  # metres; what is displaced by less was brushed, not moved
@@ -34,7 +45,7 @@ class OGBenchSceneSuite:
     """See `vla.evaluation.rollout.Suite`."""
 
     name = "ogbench-scene"
-    embodiment = EMBODIMENT
+    robot = ROBOT
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     prompts: tuple[Prompt, ...] = PROMPTS
@@ -44,14 +55,10 @@ class OGBenchSceneSuite:
         return {}  # it is ours: nothing published to differ from
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> OGBenchSceneEnv:
-        sizes = {name: tuple(size) for name, size in cameras.items()}
-        height, width = sizes.get(CAMERA, (0, -1))
-        if set(sizes) != {CAMERA} or height != width:
-            raise ValueError(f"ogbench-scene has one camera, {CAMERA!r}, with square images, not {sizes}")
-        return OGBenchSceneEnv(image_size=height, render_observations=False)
+        return OGBenchSceneEnv(image_size=ROBOT.image_size(cameras), render_observations=False)
 
     def images(self, env: OGBenchSceneEnv) -> Observation:
-        return {IMAGE: env.image()}
+        return {ROBOT.image: env.image()}
 
     def cases(
         self,
@@ -61,12 +68,8 @@ class OGBenchSceneSuite:
         seed: int = 1_000_000,
         combinations: Combinations = "all",
     ) -> list[Case]:
-        families = tuple(families or self.default_families)
-        unknown = set(families) - set(self.families)
-        if unknown:
-            raise ValueError(f"family {min(unknown)!r} is unknown: ogbench-scene has {', '.join(self.families)}")
-        if combinations == "held_out":
-            raise ValueError("combinations: ogbench-scene keeps none out of training, so there are none to play")
+        families = chosen_families(self, families)
+        refuse_held_out(self, combinations)
         return [_case(prompt, seed + number, families[number % len(families)], families) for number in range(episodes)]
 
     def achieved(self, outcome: str, states: np.ndarray) -> np.ndarray:
@@ -97,11 +100,8 @@ class OGBenchSceneSuite:
                 return achieved
         return False
 
-    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        return layout(cameras[CAMERA][0])
-
     def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-        return {CAMERA: render(states, cameras[CAMERA][0])}
+        return {ROBOT.camera: render(states, cameras[ROBOT.camera][0])}
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         return render(states, size)

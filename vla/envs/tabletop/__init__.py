@@ -1,6 +1,6 @@
 """Tabletop: coloured shapes, a suction tip, and instructions over relations; the default environment."""
 
-from vla.envs.tabletop.env import ACTION_NAMES, EMBODIMENT, TabletopEnv
+from vla.envs.tabletop.env import ROBOT, TabletopEnv
 from vla.envs.tabletop.expert import EpisodeArrays, Expert, rollout
 from vla.envs.tabletop.hindsight import LABELLER, VERSION, achievements
 from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction, phrase
@@ -18,12 +18,11 @@ from vla.envs.tabletop.play import play
 from vla.envs.tabletop.state import COLOURS, SHAPES, STATE_SIZE, Thing
 
 __all__ = [
-    "ACTION_NAMES",
     "BASE_FAMILIES",
     "COLOURS",
-    "EMBODIMENT",
     "FAMILIES",
     "LABELLER",
+    "ROBOT",
     "SHAPES",
     "STATE_SIZE",
     "VERSION",

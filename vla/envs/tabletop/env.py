@@ -9,6 +9,8 @@ from typing import Any, Final
 import gymnasium
 import numpy as np
 
+from vla.data.layout import ENVIRONMENT_STATE, STATE
+from vla.envs.robot import Drift, Observation, Robot
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import Outcome
 from vla.envs.tabletop.render import render
@@ -17,29 +19,15 @@ from vla.envs.tabletop.state import HELD, STATE_SIZE, SUCTION, TIP_X, TIP_Y, Thi
 from vla.envs.tabletop.world import STEP_SECONDS, World
 
 MAX_STEP: Final = 0.07  # the farthest the tip moves along an axis in one step, in table units
-CAMERA: Final = "top"
-IMAGE: Final = f"observation.images.{CAMERA}"
-STATE: Final = "observation.state"
-ENVIRONMENT_STATE: Final = "observation.environment_state"
-EMBODIMENT: Final = "tabletop"
-ACTION_NAMES: Final = ("dx", "dy", "hold")
-STATE_NAMES: Final = ("tip_x", "tip_y", "suction", "holding")
-
-Observation = dict[str, np.ndarray]
-
-
-def layout(image_size: int) -> dict[str, Any]:
-    """How episodes of the table are recorded: what `EpisodeWriter` needs to know."""
-    return {
-        "fps": round(1 / STEP_SECONDS),
-        "cameras": {CAMERA: (image_size, image_size)},
-        "state_dim": len(STATE_NAMES),
-        "action_dim": len(ACTION_NAMES),
-        "environment_state_dim": STATE_SIZE,
-        "state_names": STATE_NAMES,
-        "action_names": ACTION_NAMES,
-        "robot_type": EMBODIMENT,
-    }
+ROBOT: Final = Robot(
+    name="tabletop",
+    fps=round(1 / STEP_SECONDS),
+    camera="top",
+    state_names=("tip_x", "tip_y", "suction", "holding"),
+    action_names=("dx", "dy", "hold"),
+    environment_state_dim=STATE_SIZE,
+    state_range=(0, 1),
+)
 
 
 class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
@@ -60,7 +48,7 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
     correlated in time, with occasional short kicks, so that demonstrations visit states off the ideal path.
     """
 
-    metadata = {"render_modes": ["rgb_array"], "render_fps": round(1 / STEP_SECONDS)}  # noqa: RUF012 (gymnasium's interface)
+    metadata = {"render_modes": ["rgb_array"], "render_fps": ROBOT.fps}  # noqa: RUF012 (gymnasium's interface)
 
     def __init__(
         self,
@@ -76,9 +64,9 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
         self.actuation_noise = actuation_noise
         self.render_observations = render_observations
         self.render_mode = render_mode
-        self.action_space = gymnasium.spaces.Box(-1, 1, (3,), np.float32)
-        self.observation_space: gymnasium.spaces.Dict = gymnasium.spaces.Dict(  # type: ignore[assignment]
-            _spaces(image_size if render_observations else None)
+        self.action_space = ROBOT.action_space
+        self.observation_space: gymnasium.spaces.Dict = ROBOT.observation_space(  # type: ignore[assignment]
+            image_size if render_observations else None
         )
         self._world = World(empty_state())
         self._state = empty_state()
@@ -104,7 +92,7 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
 
     def step(self, action: np.ndarray) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Raises ValueError, naming the component, for an action with a NaN; clips what is out of range."""
-        dx, dy, hold = _checked(action)
+        dx, dy, hold = ROBOT.checked(action)
         displacement = MAX_STEP * (np.array([dx, dy]) + self._disturbance.next())
         self._world.step(displacement, suction=hold > 0)
         self._state = self._world.state()
@@ -137,7 +125,7 @@ class TabletopEnv(gymnasium.Env[Observation, np.ndarray]):
             STATE: np.append(self._state[[TIP_X, TIP_Y, SUCTION]], np.float32(held)),
             ENVIRONMENT_STATE: self._state.copy(),
         }
-        return {IMAGE: self.image(), **observation} if self.render_observations else observation
+        return {ROBOT.image: self.image(), **observation} if self.render_observations else observation
 
     def _info(self) -> dict[str, Any]:
         return {
@@ -154,36 +142,16 @@ class _Disturbance:
     def __init__(self, rng: np.random.Generator, scale: float) -> None:
         self._rng = rng
         self._scale = scale
-        self._drift = np.zeros(2)
+        self._drift = Drift(rng, 2, 1.0)
         self._kick = np.zeros(2)
         self._kick_steps = 0
 
     def next(self) -> np.ndarray:
         """The displacement to add in this step, in units of `MAX_STEP`: `[2]`."""
-        self._drift = 0.7 * self._drift + np.sqrt(1 - 0.7**2) * self._rng.standard_normal(2)
+        drift = self._drift.next()
         bearing, chance = self._rng.uniform(0, 2 * np.pi), self._rng.uniform()
         if self._kick_steps == 0 and chance < 0.05:
             self._kick, self._kick_steps = 4 * np.array([np.cos(bearing), np.sin(bearing)]), 2
         kick = self._kick if self._kick_steps else np.zeros(2)
         self._kick_steps = max(0, self._kick_steps - 1)
-        return self._scale * (self._drift + kick)
-
-
-def _checked(action: np.ndarray) -> np.ndarray:
-    action = np.asarray(action, np.float64)
-    if action.shape != (3,):
-        raise ValueError(f"action has shape {action.shape}: give three numbers, (dx, dy, hold)")
-    for name, value in zip(ACTION_NAMES, action, strict=True):
-        if np.isnan(value):
-            raise ValueError(f"action component {name!r} is NaN: check the policy's output")
-    return np.clip(action, -1, 1)
-
-
-def _spaces(image_size: int | None) -> dict[str, gymnasium.Space[Any]]:
-    box = gymnasium.spaces.Box
-    vectors: dict[str, gymnasium.Space[Any]] = {
-        STATE: box(0, 1, (4,), np.float32),
-        ENVIRONMENT_STATE: box(-np.inf, np.inf, (STATE_SIZE,), np.float32),
-    }
-    image = {} if image_size is None else {IMAGE: box(0, 255, (image_size, image_size, 3), np.uint8)}
-    return {**image, **vectors}
+        return self._scale * (drift + kick)

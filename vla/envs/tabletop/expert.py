@@ -11,7 +11,8 @@ from typing import Any, Final, Literal
 
 import numpy as np
 
-from vla.envs.tabletop.env import CAMERA, ENVIRONMENT_STATE, IMAGE, MAX_STEP, STATE, TabletopEnv
+from vla.data.layout import ENVIRONMENT_STATE, STATE
+from vla.envs.tabletop.env import MAX_STEP, ROBOT, TabletopEnv
 from vla.envs.tabletop.outcomes import Outcome, all_outcomes, feasible, free_spots, slack_at_spots
 from vla.envs.tabletop.state import (
     ANGLE,
@@ -103,7 +104,7 @@ def record(
 ) -> EpisodeArrays:
     """The episode of T observations and what was done on seeing each."""
     return EpisodeArrays(
-        images={CAMERA: np.stack([o[IMAGE] for o in observations])} if IMAGE in observations[0] else {},
+        images=ROBOT.pictures(observations),
         state=np.stack([o[STATE] for o in observations]),
         environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
         action=np.stack(actions),

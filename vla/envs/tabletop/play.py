@@ -9,7 +9,8 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import ENVIRONMENT_STATE, TabletopEnv
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.tabletop.env import TabletopEnv
 from vla.envs.tabletop.expert import EpisodeArrays, expert_action, record
 from vla.envs.tabletop.outcomes import BASE_FAMILIES, Outcome, draw_outcome
 

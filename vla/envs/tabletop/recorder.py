@@ -6,7 +6,7 @@ from typing import Any
 
 from vla.data.collect import CollectSettings
 from vla.data.writer import Episode
-from vla.envs.tabletop.env import TabletopEnv, layout
+from vla.envs.tabletop.env import ROBOT, TabletopEnv
 from vla.envs.tabletop.expert import rollout
 from vla.envs.tabletop.outcomes import BASE_FAMILIES, COMBINATIONS, FAMILIES
 from vla.envs.tabletop.play import play
@@ -15,6 +15,7 @@ from vla.envs.tabletop.play import play
 class TabletopRecorder:
     """See `vla.data.collect.Recorder`."""
 
+    robot = ROBOT
     families: tuple[str, ...] = FAMILIES
     default_families: tuple[str, ...] = BASE_FAMILIES
     failures: tuple[str, ...] = ("wrong_object", "drops", "stops", "wrong_target")
@@ -25,7 +26,6 @@ class TabletopRecorder:
         self._allowed = COMBINATIONS[settings.combinations]
         self._options = {"phrasings": settings.phrasings, "allowed": self._allowed}
         self._play, self._play_families = settings.play, settings.families or self.default_families
-        self.layout = layout(settings.image_size)
 
     def record(self, scene_seed: int, family: str, failure: str | None, false_start: bool) -> Episode:
         if self._play:

@@ -11,7 +11,9 @@ from typing import Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import EMBODIMENT, ENVIRONMENT_STATE, Observation
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.robot import Observation
+from vla.envs.tabletop.env import ROBOT
 from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction
 from vla.envs.tabletop.outcomes import FAMILIES, PLACES, Outcome, outcomes_about
 from vla.envs.tabletop.state import COLOURS, HELD, SHAPES, THINGS, Thing, positions, things_on_table, tip_gaps
@@ -27,13 +29,12 @@ MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 class TabletopStage:
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that the table doesn't have."""
 
-    embodiment = EMBODIMENT
+    robot = ROBOT
     max_steps = 60
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
         self._suite = TabletopSuite()
         self._env = self._suite.make_env(cameras)
-        self.fps = int(self._env.metadata["render_fps"])
         self.reset()
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:

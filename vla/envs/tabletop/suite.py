@@ -10,7 +10,9 @@ from typing import Any, Final
 
 import numpy as np
 
-from vla.envs.tabletop.env import CAMERA, EMBODIMENT, ENVIRONMENT_STATE, IMAGE, TabletopEnv, layout
+from vla.data.layout import ENVIRONMENT_STATE
+from vla.envs.robot import Observation
+from vla.envs.tabletop.env import ROBOT, TabletopEnv
 from vla.envs.tabletop.expert import expert_action, rollout
 from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import (
@@ -27,7 +29,7 @@ from vla.envs.tabletop.outcomes import (
 from vla.envs.tabletop.render import render
 from vla.envs.tabletop.scenes import sample_task
 from vla.envs.tabletop.state import CONTACT, HELD, SHAPES, Thing, positions, things_on_table, tip_gap
-from vla.evaluation.rollout import PROMPTS, Case, Combinations, Failure, Observation, Prompt, wording
+from vla.evaluation.rollout import PROMPTS, Case, Combinations, Failure, Prompt, chosen_families, wording
 
 _MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
@@ -36,7 +38,7 @@ class TabletopSuite:
     """See `vla.evaluation.rollout.Suite`."""
 
     name = "tabletop"
-    embodiment = EMBODIMENT
+    robot = ROBOT
     families = FAMILIES
     default_families = BASE_FAMILIES
     prompts = PROMPTS
@@ -46,14 +48,10 @@ class TabletopSuite:
         return {}  # it is ours: nothing published to differ from
 
     def make_env(self, cameras: Mapping[str, Sequence[int]]) -> TabletopEnv:
-        sizes = {name: tuple(size) for name, size in cameras.items()}
-        height, width = sizes.get(CAMERA, (0, -1))
-        if set(sizes) != {CAMERA} or height != width:
-            raise ValueError(f"tabletop has one camera, {CAMERA!r}, with square images; the policy expects {sizes}")
-        return TabletopEnv(image_size=height, render_observations=False)
+        return TabletopEnv(image_size=ROBOT.image_size(cameras), render_observations=False)
 
     def images(self, env: TabletopEnv) -> Observation:
-        return {IMAGE: env.image()}
+        return {ROBOT.image: env.image()}
 
     def cases(
         self,
@@ -63,10 +61,7 @@ class TabletopSuite:
         seed: int = 1_000_000,
         combinations: Combinations = "all",
     ) -> list[Case]:
-        families = tuple(families or self.default_families)
-        unknown = set(families) - set(self.families)
-        if unknown:
-            raise ValueError(f"family {min(unknown)!r} is unknown: tabletop has {', '.join(self.families)}")
+        families = chosen_families(self, families)
         return [
             _case(prompt, seed + number, families[number % len(families)], families, combinations)
             for number in range(episodes)
@@ -100,11 +95,8 @@ class TabletopSuite:
                 return True
         return False
 
-    def layout(self, cameras: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-        return layout(cameras[CAMERA][0])
-
     def views(self, states: np.ndarray, cameras: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
-        return {CAMERA: self.draw(states, cameras[CAMERA][0])}
+        return {ROBOT.camera: self.draw(states, cameras[ROBOT.camera][0])}
 
     def draw(self, states: np.ndarray, size: int) -> np.ndarray:
         return np.stack([render(state, size) for state in states])
