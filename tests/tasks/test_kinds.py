@@ -11,12 +11,15 @@ import pytest
 import tiny
 import torch
 
+from vla.batch import TaskIdentifier
 from vla.config import Config, ConfigError, parse_config
 from vla.data.batches import BatchSource, load_training_data
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
+from vla.models.embodiment import Embodiment
 from vla.models.observe import Goal, ObservationError
 from vla.models.policy import VLAPolicy
+from vla.tasks.kinds import Clues, GoalState, Scene, Sizes
 from vla.training.trainer import train
 
 KINDS = ["language", "task_id", "goal_state", "goal_image", "video"]
@@ -98,6 +101,27 @@ class TestBatches:
 def trained(recorded: EpisodeDataset, encoders: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> VLAPolicy:
     run = tiny.run_config(recorded.root, encoders, tmp_path_factory.mktemp("run"), model__task_kinds=KINDS)
     return VLAPolicy.from_pretrained(train(run))
+
+
+def test_a_goal_state_tells_only_what_is_to_change() -> None:
+    """A whole state would be the fingerprint of a scene, to remember by what was done in it."""
+    torch.manual_seed(0)
+    kind = GoalState(Sizes(width=16, heads=2, embodiments=[Embodiment("robot", 2, 2, 10, goal_dim=4)]))
+    cells, where = torch.randn(1, 1, 9, 16), torch.randn(1, 9, 16)
+
+    def told(now: list[float], goal: list[float]) -> Clues:
+        return kind(TaskIdentifier([""]), Scene(cells, where, None, torch.tensor([[now, goal]]), 0))
+
+    clues = told([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, 0.9, 0.4])
+    assert clues.mask is not None and clues.wanted is not None
+    assert clues.mask[0].tolist() == [True, False, False, True, False]
+    elsewhere = told([0.7, -0.5, 0.3, 0.0], [0.7, -0.5, 0.9, 0.0])
+    torch.testing.assert_close(elsewhere.tokens[clues.mask], clues.tokens[clues.mask])
+    torch.testing.assert_close(elsewhere.wanted, clues.wanted)
+    farther = told([0.1, 0.2, 0.3, 0.4], [0.1, 0.2, -0.9, 0.4])
+    assert farther.wanted is not None and not torch.allclose(farther.wanted, clues.wanted)
+    there = told([0.1] * 4, [0.1] * 4)  # nothing is left to do
+    assert there.wanted is not None and torch.isfinite(there.wanted).all()
 
 
 class TestActing:

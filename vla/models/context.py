@@ -111,7 +111,8 @@ class ContextReader(nn.Module):
                 continue
             given, clues = task.given[name], kind(task, scene)
             tokens.append(clues.tokens)
-            masks.append(repeat(given, "b -> b l", l=clues.tokens.shape[1]))
+            mask = repeat(given, "b -> b l", l=clues.tokens.shape[1])
+            masks.append(mask if clues.mask is None else mask & clues.mask)
             if clues.wanted is not None:
                 wanted.append(clues.wanted * rearrange(given, "b -> b 1 1 1"))
         return torch.cat(tokens, dim=1), torch.cat(masks, dim=1), torch.stack(wanted).sum(dim=0) if wanted else None

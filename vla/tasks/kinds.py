@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
@@ -24,6 +25,7 @@ from vla.models.layers import Attention, FeedForward, fourier
 
 LANGUAGE = "language"
 MAX_TASKS = 256  # that a policy can have numbers for, those learnt later included
+CHANGED = 0.05  # normalised units by which a number of the state is to change, to be worth mentioning
 FREQUENCIES = 5  # of the Fourier features of a number: periods of 8 to 0.5 normalised units
 
 
@@ -52,6 +54,7 @@ class Clues:
     """What a kind says: tokens beside the words, and what is to be where in the picture."""
 
     tokens: Tensor  # [B, L, D]
+    mask: Tensor | None = None  # [B, L] bool, True where there is a token; None where all are
     wanted: Tensor | None = None  # [B, T, n, D]
 
 
@@ -84,10 +87,11 @@ class TaskNumber(Kind):
 
 
 class GoalState(Kind):
-    """A token for each number of the state: which it is, what it is now, and what it is to be.
+    """A token for each number of the state that is to change: which it is, what it is now, and what it is to be.
 
-    One by one, so that attention can pick those that are to change. They hear each other, since what a number means
-    others say (whose place, along which axis), and every cell of the picture asks what they say about its place.
+    Of the others nothing is said: a whole state is the fingerprint of a scene, by which a policy would remember what
+    was done there. The tokens hear each other, since what a number means others say (whose place, along which axis),
+    and every cell of the picture asks what they say about its place.
     """
 
     state = True
@@ -96,6 +100,7 @@ class GoalState(Kind):
         super().__init__(sizes)
         width = sizes.width
         self.which = Adapters(sizes.embodiments, lambda robot: nn.Embedding(robot.goal_dim, width))
+        self.rest = nn.Parameter(torch.randn(1, 1, width) * 0.02)  # stands for all that stays
         self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
         self.out = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
@@ -110,13 +115,15 @@ class GoalState(Kind):
         numbers = torch.stack([now, goal, goal - now], dim=-1)  # [B, G, 3]
         which = self.which[scene.embodiment].weight
         tokens = self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which)
+        tokens = torch.cat([self.rest.expand(len(tokens), 1, -1), tokens], dim=1)
+        mask = F.pad((goal - now).abs() > CHANGED, (1, 0), value=True)
         talk, think, hear = self.norms
-        tokens = tokens + self.talk(talk(tokens), talk(tokens))
+        tokens = tokens + self.talk(talk(tokens), talk(tokens), mask)
         tokens = tokens + self.think(think(tokens))
         cells = rearrange(scene.now + scene.where, "b t n d -> b (t n) d")
-        told = self.ask(cells, hear(tokens))
+        told = self.ask(cells, hear(tokens), mask)
         wanted = self.compare(torch.cat([cells, told], dim=-1))
-        return Clues(tokens, rearrange(wanted, "b (t n) d -> b t n d", t=len(scene.where)))
+        return Clues(tokens, mask, rearrange(wanted, "b (t n) d -> b t n d", t=len(scene.where)))
 
 
 class Views(Kind):
@@ -137,7 +144,7 @@ class Views(Kind):
         wanted = self.compare(torch.cat([change, wanted], dim=-1))
         newest = wanted[:, -1]
         summary = torch.cat([newest.mean(dim=1), newest.amax(dim=1)], dim=-1)
-        return Clues(rearrange(self.summary(summary), "b d -> b 1 d"), wanted)
+        return Clues(rearrange(self.summary(summary), "b d -> b 1 d"), wanted=wanted)
 
 
 class GoalImage(Views):
