@@ -29,7 +29,7 @@ from vla.tasks.audit import audit
 from vla.tasks.relabel import RelabelSettings, relabel
 from vla.training.trainer import train
 
-H, A, D, R, S, W = 8, 2, 32, 2, 3, 2
+H, A, D, R, S = 8, 2, 32, 2, 3
 
 
 def make_critic(**settings: Any) -> Critic:
@@ -41,37 +41,16 @@ def make_critic(**settings: Any) -> Critic:
 
 
 def context_of(tokens: torch.Tensor, named: torch.Tensor | None = None) -> Context:
-    """What was read of B observations; the named things lie at `named`."""
-    count = len(tokens)
-    named = torch.zeros(count, R, S) if named is None else named
-    mask = torch.ones(tokens.shape[:2], dtype=torch.bool)
-    return Context(tokens, mask, certain(count), torch.zeros(count, W, S), torch.zeros(count, S), named)
-
-
-def way_to(*keyframes: torch.Tensor, certainty: torch.Tensor | float = 1.0) -> Context:
-    """On the way to keyframes [n, W, S], which the policy finds so likely [n, 1]."""
-    chosen = torch.cat(keyframes)
-    context = context_of(torch.zeros(len(chosen), 1, D))
-    sure = torch.as_tensor(certainty).log() * torch.ones(len(chosen), W)
-    return replace(context, chosen=chosen, keyframes=replace(certain(len(chosen)), log_weight=sure[..., None],
-                                                             state=chosen[:, :, None]))  # fmt: skip
-
-
-def certain(count: int) -> Guess:
-    return Guess(torch.zeros(count, W, 1), torch.zeros(count, W, 1, S), torch.ones(S))
-
-
-def nowhere(count: int) -> Context:
-    """Ways that say nothing."""
-    return way_to(torch.zeros(count, W, S))
+    guess = Guess(torch.zeros(len(tokens), 1, 1), torch.zeros(len(tokens), 1, 1, 1), torch.ones(1))
+    named = torch.zeros(len(tokens), R, S) if named is None else named
+    return Context(tokens, torch.ones(tokens.shape[:2], dtype=torch.bool), guess, torch.zeros(len(tokens), S), named)
 
 
 class TestCritic:
     def test_its_gradient_ends_at_the_context(self) -> None:
         critic, tokens = make_critic(), torch.randn(5, 3, D, requires_grad=True)
         half = torch.full((5,), 0.5)
-        context, chunk = context_of(tokens), torch.randn(5, H, A)
-        critic.loss(context, chunk, nowhere(5), half, half, context).sum().backward()
+        critic.loss(context_of(tokens), torch.randn(5, H, A), half, half, context_of(tokens)).sum().backward()
         assert tokens.grad is None
         assert all(p.grad is not None for name, p in critic.named_parameters() if "norms" not in name)
 
@@ -88,17 +67,16 @@ class TestCritic:
         later, sooner = chunk.clone(), chunk.clone()
         later[:, :, 4:] += 1
         sooner[:, :, 3] += 1
-        quality = critic.quality(context, chunk, nowhere(3))
-        assert torch.equal(critic.quality(context, later, nowhere(3)), quality)
-        assert not torch.equal(critic.quality(context, sooner, nowhere(3)), quality)
+        quality = critic.quality(context, chunk)
+        assert torch.equal(critic.quality(context, later), quality)
+        assert not torch.equal(critic.quality(context, sooner), quality)
 
     def test_candidates_are_judged_each_by_itself(self) -> None:
         critic, context, chunks = make_critic(), context_of(torch.randn(3, 2, D)), torch.randn(3, 5, H, A)
-        keyframes = torch.randn(3, 5, W, S)
-        together = critic.quality(context, chunks, way_to(*keyframes))
+        together = critic.quality(context, chunks)
         for number in range(5):
-            alone = critic.quality(context, chunks[:, [number]], way_to(keyframes[:, number]))
-            torch.testing.assert_close(alone[:, 0], together[:, number])
+            torch.testing.assert_close(critic.quality(context, chunks[:, number : number + 1])[:, 0],
+                                       together[:, number])  # fmt: skip
 
     @pytest.mark.parametrize("expectile", [0.5, 0.9])
     def test_worth_on_a_path_is_discounted_by_the_way_left(self, expectile: float) -> None:
@@ -113,50 +91,17 @@ class TestCritic:
             reward = ((place == 3) & (action == 0)).float() * 0.8
             discount = ((place < 3) & (action == 0)).float() * 0.8
             here, after = context_of(places[place]), context_of(places[place + 1])
-            loss = critic.loss(here, chunks[action], nowhere(64), reward, discount, after)
+            loss = critic.loss(here, chunks[action], reward, discount, after)
             optimizer.zero_grad()
             loss.mean().backward()
             optimizer.step()
-        quality = critic.quality(context_of(places[:4]), chunks.expand(4, -1, -1, -1), nowhere(8)).detach()
+        quality = critic.quality(context_of(places[:4]), chunks.expand(4, -1, -1, -1)).detach()
         value = critic.value(context_of(places[:4])).detach()
         assert (quality[:, 1] < 0.05).all()
         assert (quality[1:, 0].diff() > 0).all() and abs(float(quality[3, 0]) - 0.8) < 0.05
         # Between the two recorded chunks: halfway, or near the better one.
         assert abs(float(value[3]) - (0.4 if expectile == 0.5 else 0.72)) < 0.08
-        assert critic.advantage(context_of(places[3:4]), chunks[:1], nowhere(1))[0] > 0
-
-    def test_it_hears_how_likely_the_policy_finds_the_keyframes(self) -> None:
-        critic, context, chunk = make_critic(), context_of(torch.zeros(2, 1, D)), torch.zeros(2, 1, H, A)
-        likely = torch.tensor([[0.9], [0.1]])
-        quality = critic.quality(context, chunk, way_to(torch.zeros(2, W, S), certainty=likely))
-        assert quality[0] != quality[1]
-        with torch.no_grad():
-            nothing = critic.quality(context, chunk, way_to(torch.zeros(2, W, S), certainty=torch.zeros(2, 1)))
-        assert torch.isfinite(nothing).all()
-
-    def test_it_judges_a_chunk_by_where_that_leads(self) -> None:
-        """The same actions and words: what is taken is the named thing, or one a fifth of the table away."""
-        critic = make_critic()
-        optimizer = torch.optim.Adam(critic.parameters(), lr=2e-3)
-        generator = torch.Generator().manual_seed(1)
-
-        def attempts(count: int) -> tuple[Context, torch.Tensor, torch.Tensor]:
-            named = 2 * torch.rand(count, R, S, generator=generator) - 1
-            right = torch.rand(count, generator=generator) < 0.5
-            away = torch.where(right, 0.0, 0.4) * torch.tensor([1.0, 0, 0])[:, None]
-            keyframes = torch.stack([named[:, 0] + away.T, torch.zeros(count, S)], dim=1)
-            return context_of(torch.zeros(count, 1, D), named), keyframes, right
-
-        for _ in range(400):
-            context, keyframes, right = attempts(64)
-            done, chunk = torch.zeros(64), torch.zeros(64, H, A)
-            loss = critic.loss(context, chunk, way_to(keyframes), right.float(), done, context)
-            optimizer.zero_grad()
-            loss.mean().backward()
-            optimizer.step()
-        context, keyframes, right = attempts(200)
-        quality = critic.quality(context, torch.zeros(200, 1, H, A), way_to(keyframes))[:, 0]
-        assert ((quality > 0.5) == right).float().mean() > 0.95
+        assert critic.advantage(context_of(places[3:4]), chunks[:1])[0] > 0
 
 
 @pytest.fixture(scope="module")
@@ -279,7 +224,7 @@ class TestPolicy:
         assert trained.critic is not None
         judge, chosen = trained.critic.quality, []
 
-        def right(context: Context, chunks: torch.Tensor, ways: Context) -> torch.Tensor:
+        def right(context: Context, chunks: torch.Tensor) -> torch.Tensor:
             chosen.append(chunks)
             return chunks[..., 0].sum(dim=-1)
 

@@ -32,8 +32,7 @@ def make_context() -> Context:
     """Three observations as different as can be."""
     tokens = torch.randn(B, 5, D, generator=torch.Generator().manual_seed(1))
     nowhere = Guess(torch.zeros(B, 0, 1), torch.zeros(B, 0, 1, 1), torch.ones(1))
-    nothing = torch.zeros(B, 0, 1)
-    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), nowhere, nothing, torch.zeros(B, 1), nothing)
+    return Context(tokens, torch.ones(B, 5, dtype=torch.bool), nowhere, torch.zeros(B, 1), torch.zeros(B, 0, 1))
 
 
 def overfit(head: DiffusionHead, context: Context, action: torch.Tensor, steps: int = 250) -> None:

@@ -98,8 +98,8 @@ class TestPointer:
         pointer, (words, words_mask, cells, now) = make_pointer()
         mask = torch.rand(B, N, generator=torch.Generator().manual_seed(5)) < 0.5
         spoilt = replace(cells, shows=cells.shows.masked_fill(~mask[:, :, None], 7.0), mask=mask)
-        guess = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, 0, likeliest).keyframes
-        other = pointer(words, words_mask, words, words_mask, spoilt, now, 0, likeliest).keyframes
+        _, guess, _ = pointer(words, words_mask, words, words_mask, replace(cells, mask=mask), now, 0, likeliest)
+        _, other, _ = pointer(words, words_mask, words, words_mask, spoilt, now, 0, likeliest)
         torch.testing.assert_close(other.log_weight, guess.log_weight)
         assert (guess.log_weight[..., :-1].exp().sum(dim=1)[~mask] == 0).all()
 
@@ -109,9 +109,9 @@ class TestPointer:
         pointer, (words, words_mask, cells, now) = make_pointer()
         for absolute in (pointer.choice.where[0], pointer.phase[0][0]):
             absolute.weight.data.zero_()
-        guess = pointer(words, words_mask, words, words_mask, cells, now, 0, likeliest).keyframes
+        _, guess, _ = pointer(words, words_mask, words, words_mask, cells, now, 0, likeliest)
         elsewhere = replace(cells, states=cells.states + 0.3)
-        moved = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, 0, likeliest).keyframes
+        _, moved, _ = pointer(words, words_mask, words, words_mask, elsewhere, now + 0.3, 0, likeliest)
         torch.testing.assert_close(moved.log_weight[:, 0], guess.log_weight[:, 0], atol=1e-4, rtol=0)
 
     def test_named_things_are_found_wherever_they_lie(self) -> None:
@@ -129,7 +129,7 @@ class TestPointer:
             words = torch.stack([things[named[:, 0]], torch.zeros(16, D), things[named[:, 1]]], dim=1)
             goal = states[spots.take_along_dim(named[:, 1:], dim=1)].expand(-1, W, -1)
             cells = Cells(shows, shows, states, seen, None)
-            guess = pointer(words, heard, words, heard, cells, torch.zeros(16, S), 0, nearest_to(goal)).keyframes
+            guess = pointer(words, heard, words, heard, cells, torch.zeros(16, S), 0, nearest_to(goal))[1]
             optimizer.zero_grad()
             guess.surprise(goal).mean().backward()
             optimizer.step()
@@ -153,8 +153,7 @@ def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, to
 def call(pointer: Pointer, arguments: tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor],
          truth: torch.Tensor | None = None) -> tuple[torch.Tensor, Guess]:
     """With words and nothing else."""
-    found = pointer(*arguments[:2], *arguments, 0, likeliest if truth is None else nearest_to(truth))
-    return found.tokens, found.keyframes
+    return pointer(*arguments[:2], *arguments, 0, likeliest if truth is None else nearest_to(truth))[:2]
 
 
 def test_calibration_does_not_depend_on_what_memory_held_before() -> None:

@@ -12,11 +12,9 @@ import numpy as np
 import torch
 
 from vla.data.episodes import EpisodeDataset
-from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.observations import recorded_observation
 from vla.data.segments import Segments
 from vla.evaluation.statistics import Z95
-from vla.models.pointer import nearest_to
 from vla.models.policy import VLAPolicy
 
 GROUP = 64  # observations judged at once
@@ -51,12 +49,11 @@ def rank(
     if segments.success.all() or not segments.success.any():
         missing = "failure" if segments.success.all() else "success"
         raise ValueError(f"{dataset.root}: no {missing} among its {len(segments)} attempts, so nothing to rank")
-    switches = switch_frames(dataset.action(np.arange(dataset.num_frames)))
     worth = np.empty(len(segments))
     for row in range(len(segments)):
         frames = np.arange(segments.start[row], segments.stop[row], stride)
         last = int(segments.stop[row]) - 1
-        values = [_quality(policy, dataset, switches, group, last, segments.instruction[row])
+        values = [_quality(policy, dataset, group, last, segments.instruction[row])
                   for group in np.array_split(frames, -(-len(frames) // GROUP))]  # fmt: skip
         worth[row] = np.concatenate(values).mean()
         progress(row + 1, len(segments))
@@ -81,18 +78,14 @@ def auc_interval(area: float, good: int, bad: int) -> tuple[float, float]:
 
 @torch.no_grad()
 def _quality(
-    policy: VLAPolicy, dataset: EpisodeDataset, switches: np.ndarray, frames: np.ndarray, last: int, instruction: str
+    policy: VLAPolicy, dataset: EpisodeDataset, frames: np.ndarray, last: int, instruction: str
 ) -> np.ndarray:
     """Q [n] of what was done from `frames` [n] on in an attempt that ended with frame `last`."""
-    assert policy.critic is not None
-    model = policy.config.model
-    observation = recorded_observation(dataset, frames, [instruction] * len(frames), model.history)
-    chunk = np.minimum(frames[:, None] + np.arange(model.horizon), last)
-    ahead = next_keyframes(switches, frames, np.full(len(frames), last), model.keyframes)
+    history, horizon = policy.config.model.history, policy.config.model.horizon
+    observation = recorded_observation(dataset, frames, [instruction] * len(frames), history)
+    chunk = np.minimum(frames[:, None] + np.arange(horizon), last)
     actions = torch.from_numpy(dataset.action(chunk.ravel()).reshape(*chunk.shape, -1))
-    states = torch.from_numpy(dataset.state(ahead.ravel()).reshape(*ahead.shape, -1))
-    seen = observation.to(policy.device)
-    number = policy.config.number_of(seen.embodiment)
-    chunks = policy.normalize_action[number](actions.to(policy.device))
-    way = policy.read(seen, nearest_to(policy.normalize_state[number](states.to(policy.device))))
-    return policy.critic.quality(policy.read(seen), chunks[:, None], way)[:, 0].cpu().numpy()
+    assert policy.critic is not None
+    context = policy.read(observation.to(policy.device))
+    chunks = policy.normalize_action[context.embodiment](actions.to(policy.device))
+    return policy.critic.quality(context, chunks[:, None])[:, 0].cpu().numpy()

@@ -38,7 +38,6 @@ class Context:
     tokens: Tensor  # [B, M, D]
     mask: Tensor  # [B, M] bool, True where there is a token
     keyframes: Guess  # where the motion leads to
-    chosen: Tensor  # [B, W, S] of the guess, what the head builds on, normalised
     state: Tensor  # [B, S] the robot's now, normalised
     named: Tensor  # [B, R, S] where the things lie that the words name
     embodiment: int = 0  # number of the one whose context it is
@@ -90,15 +89,14 @@ class ContextReader(nn.Module):
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
         cells = self.images(contents, history_valid, wanted, embodiment)
         now = state[:, -1]
-        found = self.pointer(words, text_mask, asked, asked_mask, cells, now, embodiment, choose)
+        pointed, guess, named = self.pointer(words, text_mask, asked, asked_mask, cells, now, embodiment, choose)
         felt = self.state[embodiment](state) + self.state_age
         tokens = torch.cat([felt, repeat(self.latents, "q d -> b q d", b=batch)], dim=1)
         exists = torch.cat([history_valid, text_mask.new_ones(batch, len(self.latents))], dim=1)
         for block in self.blocks:
             tokens = block(tokens, asked, torch.cat([exists, asked_mask], dim=1), cells)
-        mask = torch.cat([exists, text_mask.new_ones(found.tokens.shape[:2]), asked_mask], dim=1)
-        tokens = torch.cat([self.norm(tokens), found.tokens, asked], dim=1)
-        return Context(tokens, mask, found.keyframes, found.chosen, now, found.named, embodiment)
+        mask = torch.cat([exists, text_mask.new_ones(pointed.shape[:2]), asked_mask], dim=1)
+        return Context(torch.cat([self.norm(tokens), pointed, asked], dim=1), mask, guess, now, named, embodiment)
 
     def _asked(self, words: Tensor, text_mask: Tensor, task: TaskIdentifier,
                scene: Scene) -> tuple[Tensor, Tensor, Tensor | None]:

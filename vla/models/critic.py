@@ -1,10 +1,5 @@
 """The critic: what an action chunk is worth for a task, `Q(s, chunk, z)`, and what a situation is, `V(s, z)`.
 
-A chunk is judged together with the keyframes that it is on the way to, as an option is by where it ends (Sutton et al.
-1999): a few actions hardly tell which of two things the hand is off to. So is how likely the policy finds them: what it
-knows about the words takes far more attempts to learn from success and failure. Recorded keyframes are those that came
-about, which makes an attempt that was spoilt by chance look like a bad choice.
-
 Implicit Q-learning (Kostrikov et al. 2022): V is an upper expectile of Q over the actions that were recorded, Q is what
 came of a chunk. No action is judged that nobody took, so it can be learnt from recordings alone, failures included. A
 chunk is one action (Li et al. 2025): what comes of it is seen `actions` steps later.
@@ -19,8 +14,7 @@ The critic reads the policy's context and leaves it alone: its gradient ends the
 has found without knowing what came after. What is asked for is mostly about where the named things lie, so it is told
 that apart: to find them anew in the context would take it as long as it took the policy.
 
-Shapes: B batch, K candidates, H horizon, n judged actions, A action, W keyframes, M context tokens, R references,
-P places, S state, D width.
+Shapes: B batch, K candidates, H horizon, n judged actions, A action, M context tokens, R references, S state, D width.
 """
 
 from __future__ import annotations
@@ -39,8 +33,6 @@ from vla.models.embodiment import Adapters, Embodiment
 from vla.models.head import HeadBlock
 from vla.models.pointer import feature_size, features
 
-UNLIKELY = -10.0  # log-density below which keyframes are just unlikely
-
 
 class Critic(nn.Module):
     def __init__(self, config: ModelConfig, settings: CriticConfig, embodiments: Sequence[Embodiment]) -> None:
@@ -48,12 +40,7 @@ class Critic(nn.Module):
         self.settings = settings
         self.situation = Judge(config, settings.layers, 1)
         self.chunk = Judge(config, settings.layers, 2)  # the lesser of two opinions counts (Fujimoto et al. 2018)
-        known = 1 + config.references  # places: the robot's and those of the named things
-        self.places = Adapters(embodiments, lambda robot: Places(known, robot.state_dim, config.width))
-        self.way = Adapters(
-            embodiments, lambda robot: Places(known + config.keyframes, robot.state_dim, config.width)
-        )
-        self.likely = nn.Linear(config.keyframes, config.width)
+        self.places = Adapters(embodiments, lambda robot: Places(config, robot.state_dim))
         self.action_in = Adapters(embodiments, lambda robot: nn.Linear(robot.action_dim, config.width))
         self.position = nn.Parameter(torch.randn(settings.actions, config.width) * 0.02)
 
@@ -61,21 +48,20 @@ class Critic(nn.Module):
         """V [B], in [0, 1]."""
         return self._situation(self._seen(context)).sigmoid()
 
-    def quality(self, context: Context, chunks: Tensor, ways: Context) -> Tensor:
-        """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A] made for the keyframes chosen in `ways` (B K rows)."""
-        return self._opinions(self._seen(context), chunks, ways).sigmoid().amin(dim=-1)
+    def quality(self, context: Context, chunks: Tensor) -> Tensor:
+        """Q [B, K], in [0, 1], of normalised chunks [B, K, H, A]."""
+        return self._opinions(self._seen(context), chunks).sigmoid().amin(dim=-1)
 
-    def loss(self, context: Context, chunk: Tensor, way: Context, reward: Tensor, discount: Tensor,
-             after: Context) -> Tensor:
+    def loss(self, context: Context, chunk: Tensor, reward: Tensor, discount: Tensor, after: Context) -> Tensor:
         """What both miss, [B].
 
         Args:
             context: of the observation; after: of the one `actions` later.
-            chunk: [B, H, A] normalised, what was done. way: the same, where the keyframes that came of it are chosen.
+            chunk: [B, H, A] normalised, what was done.
             reward: [B] discounted, of those actions. discount: [B] what is left of the worth of `after`; 0 at the end.
         """
         seen = self._seen(context)
-        opinions = self._opinions(seen, chunk[:, None], way)[:, 0]
+        opinions = self._opinions(seen, chunk[:, None])[:, 0]
         situation = self._situation(seen)
         with torch.no_grad():
             came_of_it = (reward + discount * self.value(after)).clamp(0, 1)
@@ -88,28 +74,22 @@ class Critic(nn.Module):
         return missed.mean(dim=1) + weight * surprise
 
     @torch.no_grad()
-    def advantage(self, context: Context, chunk: Tensor, way: Context) -> Tensor:
-        """[B]: how much better than usual the chunk [B, H, A] on such a way is."""
-        return self.quality(context, chunk[:, None], way)[:, 0] - self.value(context)
+    def advantage(self, context: Context, chunk: Tensor) -> Tensor:
+        """[B]: how much better than usual the chunk [B, H, A] is."""
+        return self.quality(context, chunk[:, None])[:, 0] - self.value(context)
 
     def _situation(self, seen: Context) -> Tensor:
         nothing = seen.tokens.new_zeros(len(seen.tokens), 1, 0, seen.tokens.shape[-1])
         return rearrange(self.situation(nothing, seen), "b 1 1 -> b")
 
-    def _opinions(self, seen: Context, chunks: Tensor, ways: Context) -> Tensor:
+    def _opinions(self, seen: Context, chunks: Tensor) -> Tensor:
         """Logits [B, K, 2]."""
-        count = chunks.shape[1]
-        known = repeat(_places(seen), "b p s -> b k p s", k=count)
-        keyframes = rearrange(ways.chosen * ways.keyframes.seen, "(b k) w s -> b k w s", k=count)
-        way = self.way[seen.embodiment](torch.cat([known, keyframes], dim=2))
-        likely = ways.keyframes.log_density(ways.chosen).detach().clamp(min=UNLIKELY) / UNLIKELY
-        way = way + self.likely(rearrange(likely, "(b k) w -> b k w", k=count))
-        actions = self.action_in[seen.embodiment](chunks[:, :, : self.settings.actions]) + self.position
-        return self.chunk(torch.cat([rearrange(way, "b k d -> b k 1 d"), actions], dim=2), seen)
+        judged = self.action_in[seen.embodiment](chunks[:, :, : self.settings.actions])
+        return self.chunk(judged + self.position, seen)
 
     def _seen(self, context: Context) -> Context:
         """The context, out of reach of gradients, and a token about where things are."""
-        places = self.places[context.embodiment](_places(context))
+        places = self.places[context.embodiment](context.state.detach(), context.named.detach())
         exists = context.mask.new_ones(len(places), 1)
         return replace(
             context,
@@ -118,26 +98,23 @@ class Critic(nn.Module):
         )
 
 
-def _places(context: Context) -> Tensor:
-    """Where the robot and the named things are, out of reach of gradients: [B, 1 + R, S], normalised states."""
-    return torch.cat([context.state[:, None], context.named], dim=1).detach()
-
-
 class Places(nn.Module):
-    """Some places, each by itself and relative to the others."""
+    """Where the robot and the named things are, each by itself and relative to the others."""
 
-    def __init__(self, count: int, state_dim: int, width: int) -> None:
+    def __init__(self, config: ModelConfig, state_dim: int) -> None:
         super().__init__()
+        count = config.references + 1
         size = (count + count * (count - 1) // 2) * feature_size(state_dim)
         self.think = nn.Sequential(
-            nn.Linear(size, width), nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width)
+            nn.Linear(size, config.width), nn.GELU(), nn.Linear(config.width, config.width), nn.LayerNorm(config.width)
         )
 
-    def forward(self, places: Tensor) -> Tensor:
-        """Normalised states that stand for places [..., P, S] -> [..., D]."""
-        one, other = torch.triu_indices(places.shape[-2], places.shape[-2], offset=1)
-        known = torch.cat([places, places[..., one, :] - places[..., other, :]], dim=-2)
-        return self.think(features(known).flatten(-2))
+    def forward(self, state: Tensor, named: Tensor) -> Tensor:
+        """The robot's normalised state [B, S] and the states that stand for the things' places, [B, R, S] -> [B, D]."""
+        places = torch.cat([rearrange(state, "b s -> b 1 s"), named], dim=1)
+        one, other = torch.triu_indices(places.shape[1], places.shape[1], offset=1)
+        known = torch.cat([places, places[:, one] - places[:, other]], dim=1)
+        return self.think(rearrange(features(known), "b n f -> b (n f)"))
 
 
 class Judge(nn.Module):

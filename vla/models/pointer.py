@@ -81,27 +81,16 @@ class Guess:
         return einsum(share, self.state, "b w n, b w n s -> b w s")
 
     def surprise(self, state: Tensor) -> Tensor:
-        """Negative log-likelihood [B] of the true states [B, W, S], averaged over keyframes and state components."""
-        return -self.log_density(state).mean(dim=1) / self.seen.sum()
+        """Negative log-likelihood [B] of the true states [B, W, S], averaged over keyframes and state components.
 
-    def log_density(self, state: Tensor) -> Tensor:
-        """[B, W] of states [B, W, S], without its constant: 0 for a certain guess that is right."""
-        return (self.log_weight - self._distance(state) / 2).logsumexp(dim=2)
+        Without its constant: 0 for a certain guess that is right.
+        """
+        return -(self.log_weight - self._distance(state) / 2).logsumexp(dim=2).mean(dim=1) / self.seen.sum()
 
     def _distance(self, state: Tensor) -> Tensor:
         """Squared distance [B, W, N + 1] of the true states from every mean, in units of `SPREAD`."""
         way = (rearrange(state, "b w s -> b w 1 s") - self.state) / SPREAD
         return (way.square() * self.seen).sum(dim=-1)
-
-
-@dataclass
-class Pointed:
-    """What was found, and where that leads to."""
-
-    tokens: Tensor  # [B, W, D], each with what it points at and where that is
-    keyframes: Guess
-    chosen: Tensor  # [B, W, S] of the guess, what is built on
-    named: Tensor  # [B, R, S] where the things lie that the references picked
 
 
 Choose = Callable[[Guess, int], Tensor]  # (guess [B, 1, ...], number of the keyframe) -> state [B, 1, S]
@@ -141,13 +130,17 @@ class Pointer(nn.Module):
         self.place = Adapters(embodiments, lambda robot: nn.Linear(2 * feature_size(robot.state_dim), width))
 
     def forward(self, words: Tensor, words_mask: Tensor, asked: Tensor, asked_mask: Tensor, cells: Cells, now: Tensor,
-                embodiment: int, choose: Choose) -> Pointed:
+                embodiment: int, choose: Choose) -> tuple[Tensor, Guess, Tensor]:
         """
         Args:
             words: [B, L, D]; words_mask: [B, L] bool.
             asked: [B, Z, D] the words and what other kinds of task identifiers say; asked_mask: [B, Z] bool.
             now: [B, S] normalised state of the embodiment of this number.
             choose: what is built on for a keyframe, of all that the guess about it allows.
+
+        Returns:
+            Tokens [B, W, D], each with what it points at and where that is; the guess; and where the things lie that
+            the references picked, [B, R, S].
         """
         likeness, share = self.references(words, words_mask, cells)
         between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * cells.seen)
@@ -158,7 +151,6 @@ class Pointer(nn.Module):
         came_from = now
         tokens: list[Tensor] = []
         guesses: list[Guess] = []
-        chosen: list[Tensor] = []
         for which in torch.eye(self.keyframes, device=now.device):
             phase = self.phase[embodiment](torch.cat([now, which.expand(len(now), -1)], dim=1))
             token = self.norm(plan + phase)
@@ -166,12 +158,10 @@ class Pointer(nn.Module):
             came_from = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
             tokens.append(token + self._found(content, guess, came_from, now, embodiment))
             guesses.append(guess)
-            chosen.append(came_from)
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
         named = einsum(share, cells.states * cells.seen, "b r n, n s -> b r s")
-        guess = Guess(log_weight, state, cells.seen)
-        return Pointed(torch.stack(tokens, dim=1), guess, torch.stack(chosen, dim=1), named)
+        return torch.stack(tokens, dim=1), Guess(log_weight, state, cells.seen), named
 
     def _found(self, content: Tensor, guess: Guess, chosen: Tensor, now: Tensor, embodiment: int) -> Tensor:
         """What is shown where a guess [B, 1, ...] points, where the `chosen` state [B, S] is and how far from `now`."""

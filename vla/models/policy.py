@@ -280,24 +280,18 @@ class VLAPolicy(PreTrainedModel):
         sums = sums + self.config.model.keyframe_weight * surprise * counts
         if self.critic is None:
             return sums, counts
-        weight, missed = self._judge(self.critic, seen, batch, action, context)
+        weight, missed = self._judge(self.critic, seen, batch, action)
         return weight * sums + missed * counts, counts
 
-    def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor,
-               way: Context) -> tuple[Tensor, Tensor]:
-        """How much imitating the normalised action [B, H, A] is worth, and the critic's own loss: [B] each.
-
-        Args:
-            way: what was read, knowing the keyframes that the action led to.
-        """
+    def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor) -> tuple[Tensor, Tensor]:
+        """How much imitating each normalised action [B, H, A] is worth, and the critic's own loss: [B] each."""
         assert batch.consequence is not None
         with torch.no_grad():  # as when acting: without knowing what came after
             before, after = self.read(seen), self.read(batch.consequence.after)
-        reward, discount = batch.consequence.reward, batch.consequence.discount
-        missed = critic.loss(before, action, way, reward, discount, after)
+        missed = critic.loss(before, action, batch.consequence.reward, batch.consequence.discount, after)
         weight = torch.ones_like(missed) if batch.imitated is None else batch.imitated.to(missed)
         if critic.settings.advantage_temperature is not None:
-            advantage = critic.advantage(before, action, way) / critic.settings.advantage_temperature
+            advantage = critic.advantage(before, action) / critic.settings.advantage_temperature
             weight = weight * advantage.exp().clamp(max=GREATEST_WEIGHT)
         return weight, missed
 
@@ -358,19 +352,16 @@ class VLAPolicy(PreTrainedModel):
                 raise ObservationError(f"{name}: is {theirs}, but the policy was trained with {ours}")
 
     @torch.no_grad()
-    def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0) -> Tensor:
+    def sample(self, observation: Observation, noise: Tensor, guidance: float = 1.0,
+               choose: Choose = likeliest) -> Tensor:
         """Action chunks [B, H, A] in robot units from standard normal `noise` [B, H, A]."""
-        context = self.read(observation)
-        return self.normalize_action[context.embodiment].inverse(self._chunks(observation, context, noise, guidance))
-
-    def _chunks(self, observation: Observation, context: Context, noise: Tensor, guidance: float) -> Tensor:
-        """Normalised chunks [B, H, A] from what was read of the observation."""
+        context = self.read(observation, choose)
         unconditional = None
         if guidance != 1.0:
             unconditional = self.read(replace(observation, task=observation.task.withheld()))
         normalize = self.normalize_action[context.embodiment]
         bounds = normalize(normalize.low), normalize(normalize.high)
-        return self.head.sample(context, noise, bounds, unconditional, guidance)
+        return normalize.inverse(self.head.sample(context, noise, bounds, unconditional, guidance))
 
     @torch.no_grad()
     def sample_best(self, observation: Observation, noise: Tensor, chance: Tensor, guidance: float = 1.0) -> Tensor:
@@ -387,14 +378,11 @@ class VLAPolicy(PreTrainedModel):
             raise ValueError("the policy has no critic to choose among candidates; train one with model.critic")
         count = noise.shape[1]
         seen = self._encoded(observation)
-        every = seen.repeat(count)
-        ways = self.read(every, drawn_by(chance))
-        chunks = self._chunks(every, ways, rearrange(noise, "b k h a -> (b k) h a"), guidance)
+        chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, drawn_by(chance))
         chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
         context = self.read(seen)
-        best = self.critic.quality(context, chunks, ways).argmax(dim=1)
-        chosen = chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
-        return self.normalize_action[context.embodiment].inverse(chosen)
+        best = self.critic.quality(context, self.normalize_action[context.embodiment](chunks)).argmax(dim=1)
+        return chunks.take_along_dim(best[:, None, None, None], dim=1).squeeze(1)
 
 
 def _goal_normalizers(model: ModelConfig, robots: Sequence[Embodiment]) -> Adapters[Normalizer] | None:
