@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_args, get_type_hints
 
 import av
 import numpy as np
@@ -13,10 +14,11 @@ import pytest
 from PIL import Image
 
 from vla import cli
+from vla.commands.infer import Settings
 from vla.envs.tabletop import FAMILIES, Expert, Thing, instructions, parse_instruction
 from vla.envs.tabletop.outcomes import outcomes_about
 from vla.envs.tabletop.stage import TabletopStage
-from vla.inference.stage import PromptError, make_stage
+from vla.inference.stage import STAGES, PromptError, make_stage
 
 CAMERAS = {"top": [32, 32]}
 THINGS = [Thing("red", "disc"), Thing("blue", "star"), Thing("green", "triangle")]
@@ -60,6 +62,10 @@ def infer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Infer:
         return cli.main(["infer", "checkpoint", "--execute", "1", "--out", str(tmp_path / "out"), *arguments])
 
     return called
+
+
+def test_every_stage_can_be_asked_for() -> None:
+    assert set(get_args(get_type_hints(Settings)["env"])) == set(STAGES)
 
 
 def test_a_prompt_is_followed_told_and_shown(infer: Infer, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

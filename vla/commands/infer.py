@@ -84,7 +84,8 @@ def follow(stage: Stage, executor: ChunkExecutor, prompt: str, settings: Setting
     """
     if not stage.begin(prompt):
         print("(not an instruction of the kind the policy was trained on; it does what it makes of it)")
-    frames = _acted(stage, executor, prompt, settings.max_steps or stage.max_steps)
+    max_steps = stage.max_steps if settings.max_steps is None else settings.max_steps
+    frames = _acted(stage, executor, prompt, max_steps)
     verdict = stage.verdict()
     print(verdict)
     path = _next_path(settings.out, prompt)

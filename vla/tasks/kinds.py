@@ -112,11 +112,12 @@ class GoalState(Kind):
     def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
         assert scene.goal is not None
         now, goal = scene.goal.unbind(dim=1)
-        numbers = torch.stack([now, goal, goal - now], dim=-1)  # [B, G, 3]
+        change = goal - now
+        numbers = torch.stack([now, goal, change], dim=-1)  # [B, G, 3]
         which = self.which[scene.embodiment].weight
         tokens = self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which)
         tokens = torch.cat([self.rest.expand(len(tokens), 1, -1), tokens], dim=1)
-        mask = F.pad((goal - now).abs() > CHANGED, (1, 0), value=True)
+        mask = F.pad(change.abs() > CHANGED, (1, 0), value=True)
         talk, think, hear = self.norms
         tokens = tokens + self.talk(talk(tokens), talk(tokens), mask)
         tokens = tokens + self.think(think(tokens))

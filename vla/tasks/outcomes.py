@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
-from vla.envs.robot import Robot
+if TYPE_CHECKING:
+    from vla.envs.robot import Robot
 
 Split = Literal["train", "held_out"]
 

@@ -1,6 +1,6 @@
 """The table as a place to type prompts at: what is on it, whether a prompt fits it, and what became of the prompt."""
 
-# Shapes: A action, E numbers a state, N states since the prompt, Y X pixels.
+# Shapes: E numbers a state, N states since the prompt.
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from typing import Final
 
 import numpy as np
 
-from vla.data.layout import ENVIRONMENT_STATE
-from vla.envs.robot import Observation
+from vla.envs.stage import SceneStage
 from vla.envs.tabletop.env import ROBOT
 from vla.envs.tabletop.instructions import instructions, mentions, parse_instruction
 from vla.envs.tabletop.outcomes import FAMILIES, PLACES, Outcome, outcomes_about
@@ -21,27 +20,24 @@ from vla.envs.tabletop.suite import TabletopSuite
 from vla.inference.stage import PromptError
 from vla.tasks.outcomes import Split
 
-FIRST_SCENE: Final = 1_000_000  # recorded demonstrations have smaller seeds, so no policy was trained on these scenes
 _SPLITS: Final[tuple[Split, ...]] = ("train", "held_out")
 MOVED: Final = 0.03  # a thing that is displaced by less was brushed, not moved
 
 
-class TabletopStage:
+class TabletopStage(SceneStage):
     """See `vla.inference.stage.Stage`. Raises ValueError for cameras that the table doesn't have."""
 
     robot = ROBOT
     max_steps = 60
 
     def __init__(self, cameras: Mapping[str, Sequence[int]]) -> None:
-        self._suite = TabletopSuite()
-        self._env = self._suite.make_env(cameras)
+        super().__init__(TabletopSuite(), cameras)
         self.reset()
 
     def reset(self, seed: int | None = None, prompt: str | None = None) -> None:
         options = {"outcome": _needed(prompt or "")} if seed is None else None
-        self._observation, _ = self._env.reset(seed=FIRST_SCENE if seed is None else seed, options=options)
+        self._show(seed, options)
         self._outcome: Outcome | None = None
-        self._states = [self._state]  # N of [E], since the prompt
 
     def scene(self) -> str:
         where = positions(self._state)
@@ -57,22 +53,12 @@ class TabletopStage:
             missing += _strangers(prompt)
         if missing:
             raise PromptError(f"there is no {missing[0]} here; {self.scene()}")
-        self._states = [self._state]
+        self._begin_anew()
         return self._outcome is not None
 
     @property
     def done(self) -> bool:
         return self._outcome is not None and bool(self._outcome.holds(self._state))
-
-    def observe(self) -> Observation:
-        return {**self._observation, **self._suite.images(self._env)}
-
-    def step(self, action: np.ndarray) -> None:
-        self._observation, *_ = self._env.step(action)
-        self._states.append(self._state)
-
-    def picture(self, size: int) -> np.ndarray:
-        return self._env.image(size)
 
     def verdict(self) -> str:
         if self._outcome is None:
@@ -80,10 +66,6 @@ class TabletopStage:
         if not self.done:
             return f"not done; it {_deeds(self._states)}"
         return f"{'it was so already' if len(self._states) == 1 else 'done'}: {_sentence(self._outcome)}"
-
-    @property
-    def _state(self) -> np.ndarray:
-        return self._observation[ENVIRONMENT_STATE]
 
     def _example(self) -> str:
         first, second, *_ = things_on_table(self._state)
