@@ -316,7 +316,7 @@ class BatchSource:
     @cached_property
     def _switches(self) -> list[np.ndarray]:
         """Of each data set. Only batches need them, and finding them reads every action."""
-        return [switch_frames(dataset.column("action")) for dataset in self.data.datasets]
+        return [switch_frames(dataset.column("action"), dataset.episodes.start) for dataset in self.data.datasets]
 
     def _keyframes(self, dataset: np.ndarray, frame: np.ndarray, last: np.ndarray) -> np.ndarray:
         """[b, W] frames: the next keyframes after `frame` [b] in segments that end with `last` [b]."""
