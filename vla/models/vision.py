@@ -23,6 +23,10 @@ from transformers.modeling_utils import PreTrainedModel
 from vla.models.pretrained import EncoderError, blocks_of, vision_tower
 
 
+GROUP = 16  # images that a frozen backbone sees at once
+CPU_GROUP = 2  # stay in a processor's cache: twice as fast as 16 at 192 pixels, the same at 128
+
+
 @dataclass(frozen=True)
 class Grid:
     """Layout of one tap for one image size."""
@@ -39,11 +43,9 @@ class Grid:
 class VisionEncoder(nn.Module):
     """Wraps a backbone; `encode` gives compact flat features (what the cache stores), `grid` brings them to one grid.
 
-    Features are rounded to float16 whether they come from the cache or not, and a frozen backbone always sees batches
-    of `GROUP` images: the cache can't change a number.
+    Features are rounded to float16 whether they come from the cache or not, and a frozen backbone always sees groups
+    of as many images: the cache can't change a number.
     """
-
-    GROUP = 16
 
     mean: Tensor  # [3, 1, 1]
     std: Tensor  # [3, 1, 1]
@@ -93,7 +95,7 @@ class VisionEncoder(nn.Module):
         if not self.frozen:
             return self._features(self.backbone, images)
         with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
-            groups = [self._features(self._frozen_backbone(), group) for group in _padded(images, self.GROUP)]
+            groups = [self._features(self._frozen_backbone(), group) for group in _padded(images, self._group)]
             return torch.cat(groups)[: len(images)].half()
 
     def train_last_blocks(self, count: int) -> None:
@@ -104,7 +106,8 @@ class VisionEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Hex digest of all that features depend on besides the pixels."""
-        digest = hashlib.sha256(repr((self.taps, self.image_size, self.mean.tolist(), self.std.tolist())).encode())
+        settings = self.taps, self.image_size, self.mean.tolist(), self.std.tolist(), self._group
+        digest = hashlib.sha256(repr(settings).encode())
         for name, value in self.backbone.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
@@ -114,6 +117,10 @@ class VisionEncoder(nn.Module):
         with torch.no_grad():
             blank = torch.zeros(1, height, width, 3, dtype=torch.uint8, device=self.mean.device)
             return [Grid(*output.shape[1:]) for output in self._outputs(self.backbone, blank)]
+
+    @property
+    def _group(self) -> int:
+        return CPU_GROUP if self.mean.device.type == "cpu" else GROUP
 
     def _frozen_backbone(self) -> PreTrainedModel:
         if not self._fused:
