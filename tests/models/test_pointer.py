@@ -30,18 +30,28 @@ def test_a_camera_is_calibrated_from_where_the_image_moves() -> None:
     slopes, intercepts = torch.tensor([[0.0, 2.0], [-3.0, 0.5]]), torch.tensor([0.3, -1.0])
     hidden = torch.rand(len(seen), 1, generator=torch.Generator().manual_seed(1))
     state = torch.cat([seen @ slopes.T + intercepts, hidden, torch.ones_like(hidden)], dim=1)
-    found, offset, explained = locate(motion, POSITIONS, state)
+    found, offset, tells = locate(motion, POSITIONS, state)
     torch.testing.assert_close(found[:2], slopes, atol=0.1, rtol=0)
     torch.testing.assert_close(offset[:2], intercepts, atol=0.05, rtol=0)
-    assert explained[:2].min() > 0.95
-    assert explained[2] < 0.1
+    assert tells.tolist() == [True, True, False, False]
 
 
-def test_a_still_image_explains_nothing() -> None:
+def test_a_robot_that_moves_in_depth_is_seen_though_its_place_in_the_picture_tells_no_coordinate() -> None:
+    seen, motion = moving_robot(2000)
+    generator = torch.Generator().manual_seed(1)
+    depth, gripper = torch.randn(2, len(seen), 1, generator=generator)
+    # Along a ray all points are seen at one place: x and y come with a depth that the picture doesn't show.
+    state = torch.cat([seen + 0.6 * depth, depth, gripper], dim=1)
+    explained = 1 - (state[:, :2] - seen).var(dim=0) / state[:, :2].var(dim=0)
+    assert explained.max() < 0.5
+    assert locate(motion, POSITIONS, state)[2].tolist() == [True, True, True, False]
+
+
+def test_a_still_image_tells_nothing() -> None:
     seen, motion = moving_robot()
-    slopes, _, explained = locate(torch.zeros_like(motion), POSITIONS, seen)
+    slopes, _, tells = locate(torch.zeros_like(motion), POSITIONS, seen)
     assert slopes.isfinite().all()
-    assert explained.abs().max() < 0.01
+    assert not tells.any()
 
 
 def test_surprise_is_the_likelihood_of_a_mixture_over_what_is_seen() -> None:

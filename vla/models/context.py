@@ -28,8 +28,6 @@ from vla.models.pointer import Cells, Choose, Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
 from vla.tasks.kinds import KINDS, LANGUAGE, Scene, Sizes
 
-SEEN = 0.5  # a state component is seen if positions in some camera explain this much of its variance
-
 
 @dataclass
 class Context:
@@ -137,8 +135,8 @@ class ContextReader(nn.Module):
             samples: camera -> features [n, F] of n frames and of the frames after them.
             state: [n, S] normalised, halfway between the two.
         """
-        explained = [self.images.calibrate(camera, *pair, state, embodiment) for camera, pair in samples.items()]
-        seen = torch.stack(explained).amax(dim=0) > SEEN
+        by_camera = [self.images.calibrate(camera, *pair, state, embodiment) for camera, pair in samples.items()]
+        seen = torch.stack(by_camera).any(dim=0)
         # Where no camera tells the state, all of it is to be guessed, as well as that goes.
         self.images.state[embodiment].seen.copy_(seen if seen.any() else torch.ones_like(seen))
 
@@ -195,16 +193,16 @@ class ImageTokens(nn.Module):
             before: [n, F] features of sampled frames; after: [n, F] of the frames that follow. state: [n, S].
 
         Returns:
-            Share [S] of the variance of each state component that positions in the image explain.
+            Which state components [S] the camera sees (bool).
         """
         change = self._cells(camera, after) - self._cells(camera, before)
         positions = self.get_buffer(f"positions_{camera}")
-        slopes, intercepts, explained = locate(change.square().mean(dim=-1), positions[:, :2], state)
+        slopes, intercepts, seen = locate(change.square().mean(dim=-1), positions[:, :2], state)
         states = self.state[embodiment].camera(camera)
         states.weight.zero_()
         states.weight[:, :2] = slopes
         states.bias.copy_(intercepts)
-        return explained
+        return seen
 
     def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None, embodiment: int) -> Cells:
         """`contents` [B, T, n, D] of frames, which of them exist, [B, T], and what is wanted where, [B, T, n, D]."""

@@ -36,6 +36,8 @@ QUERIES = 8  # that a plan is read with
 FREQUENCIES = 5  # of the Fourier features: periods of 8, 4, 2, 1 and 0.5 normalised units
 SHARPNESS = 2.0  # of picking words and cells; at 1, references stay blurred for long
 PART = 0.2  # share of a sentence that a reference begins with (standard deviation)
+EXPLAINED = 0.5  # share of a state component's variance that places in the picture must explain for it to be seen
+ALONE = 0.1  # or share of the variance of those places that it alone explains
 UNLIKELY = -4.0  # initial score of the component that no cell stands for
 
 
@@ -290,16 +292,27 @@ def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Te
         motion: [n, N] how much each cell changed (at least 0). positions: [N, 2]. state: [n, S] meanwhile.
 
     Returns:
-        Slopes [S, 2], intercepts [S], and the share [S] of each component's variance that it explains: near 1 for what
-        the camera sees, near 0 for what it can't (a gripper's force) or where the camera moves along.
+        Slopes [S, 2], intercepts [S], and which state components [S] are seen (bool). Seen is what the place in the
+        picture tells, or what tells that place and nothing else does: an arm moves in more directions than a picture
+        has, so the place alone tells none of them well. Not seen are a gripper's force, or anything where the camera
+        moves along.
     """
     share = (motion + 1e-6) / (motion + 1e-6).sum(dim=1, keepdim=True)
-    centre = torch.cat([share @ positions, torch.ones(len(motion), 1)], dim=1)
+    place = share @ positions
+    solution, explained = _fit(place, state)
+    others = [state[:, torch.arange(state.shape[1]) != component] for component in range(state.shape[1])]
+    alone = _fit(state, place)[1] - torch.stack([_fit(rest, place)[1] for rest in others])
+    seen = (explained > EXPLAINED) | (alone.amax(dim=1) > ALONE)
+    return solution[:2].T, solution[2], seen
+
+
+def _fit(known: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
+    """Least squares from [n, I] to [n, O]: slopes and, last, intercepts, [I + 1, O]; explained shares of variance, [O]."""
+    inputs = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     # Not the default driver: gelsy starts from pivots in memory that nobody has set, its last bits differ between runs.
-    solution = torch.linalg.lstsq(centre, state, driver="gelsd").solution
-    missed = (state - centre @ solution).var(dim=0, correction=0)
-    explained = 1 - missed / state.var(dim=0, correction=0).clamp(min=1e-6)
-    return solution[:2].T, solution[2], explained
+    solution = torch.linalg.lstsq(inputs, told, driver="gelsd").solution
+    missed = (told - inputs @ solution).var(dim=0, correction=0)
+    return solution, 1 - missed.clamp(min=1e-6) / told.var(dim=0, correction=0).clamp(min=1e-6)
 
 
 def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prior: Tensor | float = 0.0) -> Tensor:
