@@ -22,7 +22,6 @@ from transformers.modeling_utils import PreTrainedModel
 
 from vla.models.pretrained import EncoderError, blocks_of, vision_tower
 
-
 GROUP = 16  # images that a frozen backbone sees at once
 CPU_GROUP = 2  # stay in a processor's cache: twice as fast as 16 at 192 pixels, the same at 128
 
