@@ -307,7 +307,7 @@ def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Te
 
 
 def _fit(known: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
-    """Least squares from [n, I] to [n, O]: slopes and, last, intercepts, [I + 1, O]; shares of variance explained [O]."""
+    """Least squares from [n, I] to [n, O]: slopes and, last, intercepts [I + 1, O]; shares of variance told [O]."""
     inputs = torch.cat([known, torch.ones(len(known), 1)], dim=1)
     # Not the default driver: gelsy starts from pivots in memory that nobody has set, its last bits differ between runs.
     solution = torch.linalg.lstsq(inputs, told, driver="gelsd").solution
