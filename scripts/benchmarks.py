@@ -1,8 +1,9 @@
 """Write docs/benchmarks.md from the JSON that `vla evaluate` wrote: our figures beside the published ones.
 
-    python scripts/benchmarks.py docs/results/metaworld_mt10.json docs/results/metaworld_mt50.json
+    python scripts/benchmarks.py docs/results/metaworld_*.json
 
-An evaluation is named after its file; several training seeds of one benchmark are several files.
+An evaluation is named after its file; several training seeds of one benchmark are several files. What
+`scripts/ablations.py` wrote may be among them.
 """
 
 from __future__ import annotations
@@ -38,13 +39,15 @@ give, not what another training seed would.
 
 
 def main(files: Sequence[str]) -> int:
-    results = {Path(file).stem: json.loads(Path(file).read_text()) for file in files}
-    if not results:
+    read = {Path(file).stem: json.loads(Path(file).read_text()) for file in files}
+    if not read:
         print(__doc__, file=sys.stderr)
         return 2
+    ablations = [values for values in read.values() if "variants" in values]
+    results = {name: values for name, values in read.items() if "variants" not in values}
     benchmarks = dict.fromkeys(result["settings"]["env"] for result in results.values())
     parts = [_benchmark(env, {n: r for n, r in results.items() if r["settings"]["env"] == env}) for env in benchmarks]
-    OUT.write_text("\n".join([HEAD, *parts, _published(results)]))
+    OUT.write_text("\n".join([HEAD, *parts, _published(results), *map(_ablation, ablations)]))
     print(OUT)
     return 0
 
@@ -106,6 +109,21 @@ def _published(results: dict[str, dict[str, Any]]) -> str:
         lines.append(f"| vla | {size / 1e6:.1f}M trained | {average} | {' | '.join(rates)} | {name}, above |")
     if not ours:
         lines.append("| vla | | not measured | | | | | |")
+    return "\n".join([*lines, ""])
+
+
+def _ablation(values: dict[str, Any]) -> str:
+    """One thing changed at a time (`scripts/ablations.py`)."""
+    lines = [
+        f"## What moves the score: {values['env']}",
+        "",
+        "One thing changed at a time, one training seed each, fewer steps than above; `scripts/ablations.py` says how.",
+        "",
+        "| variant | success | n | steps |",
+        "|---|---|---|---|",
+    ]
+    for name, variant in values["variants"].items():
+        lines.append(f"| {name} | {_rate(variant['success'])} | {variant['success']['n']} | {variant['steps']} |")
     return "\n".join([*lines, ""])
 
 
