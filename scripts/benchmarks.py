@@ -93,8 +93,8 @@ def _published(results: dict[str, dict[str, Any]]) -> str:
         "## Meta-World MT50 as published",
         "",
         "The mean of the four tiers, one camera, `obs[:4]` unless said otherwise. Published rows are copied, not "
-        "measured here, and give no intervals. Ours learn from our own recordings of the same experts (disturbed, some after "
-        "a false start), and what is evaluated is what training ends with: no checkpoint is chosen.",
+        "measured here, and give no intervals. Ours learn from our own recordings of the same experts (disturbed, some "
+        "after a false start), and what is evaluated is what training ends with: no checkpoint is chosen.",
         "",
         "| policy | parameters | mean | " + " | ".join(TIERS) + " | source |",
         "|---|---|---|---|---|---|---|---|",
