@@ -77,7 +77,7 @@ class Arguments:
 def main() -> int:
     chosen = tyro.cli(Arguments, description=__doc__)
     env = load_config(chosen.config).evaluation.env
-    done = json.loads(RESULTS.read_text()) if RESULTS.is_file() else {}
+    done = json.loads(RESULTS.read_text())["variants"] if RESULTS.is_file() else {}
     unknown = set(chosen.only) - {variant.name for variant in VARIANTS}
     if unknown:
         raise SystemExit(f"--only: there is no variant {sorted(unknown)[0]!r}; see VARIANTS in this file")
