@@ -6,6 +6,8 @@ import importlib.util
 import json
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,7 @@ CONFIG = ROOT / "configs/metaworld_mt10.yaml"
 
 
 @pytest.fixture
-def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     spec = importlib.util.spec_from_file_location("ablations", ROOT / "scripts/ablations.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -27,12 +29,12 @@ def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return module
 
 
-def test_every_variant_is_a_valid_configuration(script) -> None:
+def test_every_variant_is_a_valid_configuration(script: Any) -> None:
     for variant in script.VARIANTS:
         load_config(CONFIG, variant.train)
 
 
-def test_what_is_done_is_not_done_again(script, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_done_is_not_done_again(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     called = []
 
     def stand_in(arguments: list[str]) -> int:
