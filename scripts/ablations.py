@@ -77,18 +77,21 @@ class Arguments:
 def main() -> int:
     chosen = tyro.cli(Arguments, description=__doc__)
     env = load_config(chosen.config).evaluation.env
+    if env is None:
+        raise SystemExit(f"{chosen.config}: evaluation.env is not set; name the environment to evaluate in")
     done = json.loads(RESULTS.read_text())["variants"] if RESULTS.is_file() else {}
     unknown = set(chosen.only) - {variant.name for variant in VARIANTS}
     if unknown:
         raise SystemExit(f"--only: there is no variant {sorted(unknown)[0]!r}; see VARIANTS in this file")
+    runs = chosen.out / f"{chosen.steps}_steps"  # what was trained for longer or shorter is another run
     for variant in VARIANTS:
         if chosen.only and variant.name not in chosen.only:
             continue
-        run = chosen.out / _folder(variant.trained_as or variant.name)
+        run = runs / _folder(variant.trained_as or variant.name)
         trained = ["train", "--config", str(chosen.config), "--output", str(run), "--training.steps",
                    str(chosen.steps), "--evaluation.env", "null", *variant.train]  # fmt: skip
-        result = chosen.out / _folder(variant.name) / "evaluation"
-        evaluated = ["evaluate", str(run / "policy"), "--env", str(env), "--episodes", str(chosen.episodes),
+        result = runs / _folder(variant.name) / "evaluation"
+        evaluated = ["evaluate", str(run / "policy"), "--env", env, "--episodes", str(chosen.episodes),
                      "--prompts", "right", "--out", str(result), *variant.evaluate]  # fmt: skip
         if not (run / "policy").is_dir() and vla(trained):
             return 1
