@@ -82,6 +82,7 @@ class Batch:
     total: int  # valid action components of all processes and accumulation steps together: the loss is divided by it
     noise: Tensor  # [B, K, H, A] float32, standard normal
     time: Tensor  # [B, K] float32 in [0, 1): diffusion times, 1 is pure noise
+    shift: Tensor | None = None  # [2] int64: rows and columns that the grid of image cells is moved by
     imitated: Tensor | None = None  # [B] bool: the others are only for the critic; None where all are
     consequence: Consequence | None = None  # for a critic
 

@@ -97,8 +97,17 @@ class VisionConfig(EncoderConfig):
     the finest grid and concatenated: early ones know where, late ones know what."""
     merge: Positive = 2
     """Neighbouring cells of the grid (n x n) that become one token: fewer tokens to attend to, nothing thrown away."""
+    jitter: bool = False
+    """Move the grid of merged cells against the pictures in training, by less than a cell and for every batch anew:
+    where exactly in its cell a thing is, is learnt from fewer scenes."""
     image_size: Positive | None = None
     """Resize images to this many pixels a side before encoding; by default what the encoder demands, or as recorded."""
+
+    @model_validator(mode="after")
+    def _jitters_in_cells(self) -> VisionConfig:
+        if self.jitter and self.merge == 1:
+            raise ValueError("jitter moves the grid by less than a merged cell, but merge is 1: merge more cells")
+        return self
 
 
 class DiffusionConfig(Section):

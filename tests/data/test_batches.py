@@ -183,6 +183,17 @@ def test_a_batch_is_a_function_of_seed_and_number(data: Path) -> None:
     assert not torch.equal(batches[2].noise, batches[3].noise) and not torch.equal(other.noise, again.noise)
 
 
+def test_the_grid_moves_by_less_than_a_cell_for_a_batch_as_a_whole(data: Path) -> None:
+    plain = make_source(make_config(data)).batches(5)[0]
+    source = make_source(make_config(data, vision={"merge": 3, "jitter": True}))
+    batches = [source.batches(step)[0] for step in range(40)]
+    shifts = torch.stack([batch.shift for batch in batches if batch.shift is not None])
+    assert {tuple(shift) for shift in shifts.tolist()} == {(y, x) for y in (-1, 0, 1) for x in (-1, 0, 1)}
+    [part] = source.batches(5, slice(1, None, 2))
+    assert part.shift is not None and torch.equal(part.shift, shifts[5])
+    assert plain.shift is None and torch.equal(batches[5].action, plain.action)  # nothing else is drawn otherwise
+
+
 def test_times_spread_evenly_and_stay_below_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = make_source(make_config(data, diffusion={"noise_samples": 4}))
     times = source.batches(0)[0].time

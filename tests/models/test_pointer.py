@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from vla.config import ModelConfig
 from vla.models.embodiment import Embodiment
-from vla.models.layers import grid_positions
+from vla.models.layers import grid_centres
 from vla.models.pointer import SPREAD, Cells, Guess, Pointer, likeliest, locate, nearest_to
 
-POSITIONS = grid_positions(8, 8)[:, :2]
+POSITIONS = grid_centres(8, 8)
 
 
 def moving_robot(frames: int = 300) -> tuple[torch.Tensor, torch.Tensor]:

@@ -23,7 +23,8 @@ from vla.training.checkpoint import latest_checkpoint, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 STEPS = 40
-VALUES = {"training__steps": STEPS, "training__checkpoint_every": 3, "model__dropout": 0.1}
+VALUES = {"training__steps": STEPS, "training__checkpoint_every": 3, "model__dropout": 0.1,
+          "model__vision__jitter": True}
 
 
 def write_config(path: Path, tabletop: Path, encoders: dict[str, str], output: Path, **values: object) -> Path:

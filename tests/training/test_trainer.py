@@ -301,8 +301,8 @@ class TestLearning:
     def test_compiled_it_learns_the_same_and_saves_the_same_names(
         self, config: MakeConfig, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        plain = config("plain", training__steps=3)
-        compiled = config("compiled", training__steps=3, training__compile=True)
+        values = {"training__steps": 3, "model__vision__jitter": True}
+        plain, compiled = config("plain", **values), config("compiled", **values, training__compile=True)
         train(plain)
         compile_module, seen = nn.Module.compile, []
 

@@ -118,6 +118,7 @@ class _Drawn:
     noise: np.ndarray  # [B, K, H, A] float32, A being the greatest of all embodiments
     time: np.ndarray  # [B, K] float32
     total: int  # valid action components
+    shift: np.ndarray | None  # [2] int64: of the grid of image cells, the same for the whole batch
 
 
 class BatchSource:
@@ -169,7 +170,9 @@ class BatchSource:
         frame, last = self._ends(rng, segment, offset, given)
         left = np.minimum(last - frame + 1, model.horizon)
         total = int((left * self._action_dim[self.data.segments.dataset[segment]]).sum())
-        return _Drawn(stratum, segment, frame, last, given, noise, time, total)
+        part = model.vision.merge // 2
+        shift = rng.integers(-part, part + 1, size=2) if model.vision.jitter else None
+        return _Drawn(stratum, segment, frame, last, given, noise, time, total, shift)
 
     def _batch(self, drawn: _Drawn, slots: np.ndarray) -> Batch:
         """The `slots` [b] of what was drawn, all of one embodiment."""
@@ -190,6 +193,7 @@ class BatchSource:
             total=drawn.total,
             noise=torch.from_numpy(drawn.noise[slots, ..., : self._action_dim[dataset[0]]]),
             time=torch.from_numpy(drawn.time[slots]),
+            shift=None if drawn.shift is None else torch.from_numpy(drawn.shift),
             imitated=None if model.critic is None else torch.from_numpy(reached | self._also_imitated[segment]),
             consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
         )

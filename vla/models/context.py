@@ -11,6 +11,7 @@ M = T + Q + W + Z context tokens, D width, S state, G numbers of a goal state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -22,11 +23,13 @@ from torch import Tensor, nn
 from vla.batch import TaskIdentifier
 from vla.config import ModelConfig
 from vla.models.embodiment import Adapters, Embodiment
-from vla.models.layers import Attention, FeedForward, grid_positions
+from vla.models.layers import Attention, FeedForward, fourier, grid_centres
 from vla.models.normalizer import Normalizer
 from vla.models.pointer import Cells, Choose, Guess, Pointer, locate
 from vla.models.vision import Grid, to_grid
 from vla.tasks.kinds import KINDS, LANGUAGE, Scene, Sizes
+
+PLACE_FREQUENCIES = 6  # of the Fourier features of a cell's place: periods of 4 to 1/8 of half a picture
 
 
 @dataclass
@@ -62,7 +65,7 @@ class ContextReader(nn.Module):
 
     def forward(self, text: Tensor, text_mask: Tensor, task: TaskIdentifier, features: dict[str, Tensor],
                 views: dict[str, Tensor], goal: Tensor | None, state: Tensor, history_valid: Tensor | None,
-                embodiment: int, choose: Choose) -> Context:
+                embodiment: int, choose: Choose, shift: Tensor | None = None) -> Context:
         """
         Args:
             text: [B, L, E] instruction tokens; text_mask: [B, L]. A row without any token is a withheld instruction.
@@ -72,6 +75,7 @@ class ContextReader(nn.Module):
             state: [B, T, S] normalised. history_valid: [B, T] bool, None where every frame exists.
             embodiment: number of the one that sees all this.
             choose: which of the places that a keyframe may be at the next one builds on.
+            shift: see `ImageTokens`.
         """
         batch, history = state.shape[:2]
         words = self.text(text)
@@ -81,11 +85,11 @@ class ContextReader(nn.Module):
         text_mask[:, 0] |= empty
         if history_valid is None:
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
-        contents = self.images.contents(features)
-        shown = self.images.contents(views) if views else None
-        scene = Scene(contents, self.images.places(), shown, goal, embodiment)
+        contents = self.images.contents(features, shift)
+        shown = self.images.contents(views, shift) if views else None
+        scene = Scene(contents, self.images.places(shift), shown, goal, embodiment)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
-        cells = self.images(contents, history_valid, wanted, embodiment)
+        cells = self.images(contents, history_valid, wanted, embodiment, shift)
         now = state[:, -1]
         pointed, guess, named = self.pointer(words, text_mask, asked, asked_mask, cells, now, embodiment, choose)
         felt = self.state[embodiment](state) + self.state_age
@@ -146,6 +150,10 @@ class ImageTokens(nn.Module):
 
     Kept apart, so that things are found by what they look like and not by where they lie: a policy that could look a
     place up would remember scenes instead of reading instructions.
+
+    In training the grid may be moved against the picture, by a `shift` [2] int64 of rows and columns before merging.
+    Things then lie anywhere in a cell, wherever they lay in the data: where exactly in its cell a thing is can be
+    learnt from a few scenes.
     """
 
     def __init__(self, config: ModelConfig, grids: dict[str, list[Grid]], embodiments: Sequence[Embodiment]) -> None:
@@ -166,12 +174,13 @@ class ImageTokens(nn.Module):
                 raise ValueError(
                     f"model.vision.merge {self.merge} doesn't divide the {height} x {width} grid of camera {camera}"
                 )
-            positions = grid_positions(height // self.merge, width // self.merge)
-            self.register_buffer(f"positions_{camera}", positions, persistent=False)
-        fourier = grid_positions(1, 1).shape[1]
+            self.register_buffer(f"size_{camera}", torch.tensor([height, width]), persistent=False)
+            centres = grid_centres(height // self.merge, width // self.merge)
+            self.register_buffer(f"centres_{camera}", centres, persistent=False)
+        channels_of_place = _place(torch.zeros(2)).shape[0]
         self.norm = nn.LayerNorm(config.width)
-        self.position = nn.ModuleDict({camera: nn.Linear(fourier, config.width) for camera in grids})
-        self.state = Adapters(embodiments, lambda robot: CellStates(grids, fourier, robot.state_dim))
+        self.position = nn.ModuleDict({camera: nn.Linear(channels_of_place, config.width) for camera in grids})
+        self.state = Adapters(embodiments, lambda robot: CellStates(grids, channels_of_place, robot.state_dim))
         self.age = nn.Parameter(torch.zeros(config.history, config.width))
 
     def standardize(self, camera: str, features: Tensor) -> None:
@@ -196,46 +205,61 @@ class ImageTokens(nn.Module):
             Which state components [S] the camera sees (bool).
         """
         change = self._cells(camera, after) - self._cells(camera, before)
-        positions = self.get_buffer(f"positions_{camera}")
-        slopes, intercepts, seen = locate(change.square().mean(dim=-1), positions[:, :2], state)
+        centres = self.get_buffer(f"centres_{camera}")
+        slopes, intercepts, seen = locate(change.square().mean(dim=-1), centres, state)
         states = self.state[embodiment].camera(camera)
         states.weight.zero_()
         states.weight[:, :2] = slopes
         states.bias.copy_(intercepts)
         return seen
 
-    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None, embodiment: int) -> Cells:
+    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None, embodiment: int,
+                shift: Tensor | None = None) -> Cells:
         """`contents` [B, T, n, D] of frames, which of them exist, [B, T], and what is wanted where, [B, T, n, D]."""
         own = self.state[embodiment]
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
-        places = rearrange(self.places(), "t n d -> (t n) d")
-        states = torch.cat([own.camera(camera)(self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        places = rearrange(self.places(shift), "t n d -> (t n) d")
+        states = torch.cat([own.camera(camera)(self._places(camera, shift)) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
         if wanted is None:
             return Cells(shows, shows + places, states, own.seen, mask)
         wanted = rearrange(wanted, "b t n d -> b (t n) d")
         return Cells(shows, shows + places + wanted, states, own.seen, mask, wanted)
 
-    def places(self) -> Tensor:
+    def places(self, shift: Tensor | None = None) -> Tensor:
         """Where and when each cell is: [T, n, D]."""
-        places = torch.cat([self.position[camera](self.get_buffer(f"positions_{camera}")) for camera in self.grids])
+        places = torch.cat([self.position[camera](self._places(camera, shift)) for camera in self.grids])
         return rearrange(self.age, "t d -> t 1 d") + places
 
-    def contents(self, features: dict[str, Tensor]) -> Tensor:
-        """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""
-        return torch.cat([self._contents(camera, features[camera]) for camera in self.grids], dim=2)
+    def _places(self, camera: str, shift: Tensor | None) -> Tensor:
+        """Fourier features of where the cells of one camera are, [h * w, P]."""
+        centres = self.get_buffer(f"centres_{camera}")
+        return _place(centres if shift is None else centres + 2 * shift / self.get_buffer(f"size_{camera}"))
 
-    def _contents(self, camera: str, features: Tensor) -> Tensor:
+    def contents(self, features: dict[str, Tensor], shift: Tensor | None = None) -> Tensor:
+        """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""
+        return torch.cat([self._contents(camera, features[camera], shift) for camera in self.grids], dim=2)
+
+    def _contents(self, camera: str, features: Tensor, shift: Tensor | None) -> Tensor:
         """[B, T, F] -> [B, T, h * w, D]."""
-        cells = self._cells(camera, rearrange(features, "b t f -> (b t) f"))
+        cells = self._cells(camera, rearrange(features, "b t f -> (b t) f"), shift)
         return rearrange(self.project[camera](cells), "(b t) n d -> b t n d", b=len(features))
 
-    def _cells(self, camera: str, features: Tensor) -> Tensor:
-        """[n, F] -> [n, h * w, C] standardised, neighbours merged."""
+    def _cells(self, camera: str, features: Tensor, shift: Tensor | None = None) -> Tensor:
+        """[n, F] -> [n, h * w, C] standardised, neighbours merged. What lies beyond the picture looks like its edge."""
         cells = to_grid(features.float(), self.grids[camera])
         cells = self.normalize[camera](rearrange(cells, "n c h w -> n h w c"))
+        if shift is not None:
+            for axis, steps in enumerate(shift, start=1):
+                last = cells.shape[axis] - 1
+                cells = cells.index_select(axis, (torch.arange(last + 1, device=steps.device) + steps).clamp(0, last))
         return rearrange(cells, "n (h i) (w j) c -> n (h w) (i j c)", i=self.merge, j=self.merge)
+
+
+def _place(position: Tensor) -> Tensor:
+    """Fourier features [..., P] of positions in a picture, [..., 2] in [-1, 1]."""
+    return fourier(position, math.pi / 2, PLACE_FREQUENCIES)
 
 
 class CellStates(nn.Module):

@@ -76,9 +76,8 @@ def fourier(values: Tensor, slowest: float, count: int) -> Tensor:
     return torch.cat([values, angles.sin(), angles.cos()], dim=-1)
 
 
-def grid_positions(height: int, width: int, frequencies: int = 6) -> Tensor:
-    """Fourier features of cell centres in [-1, 1], row by row: [height * width, 2 + 4 * frequencies]."""
+def grid_centres(height: int, width: int) -> Tensor:
+    """Row and column of cell centres in [-1, 1], row by row: [height * width, 2]."""
     y = (torch.arange(height) + 0.5) / height * 2 - 1
     x = (torch.arange(width) + 0.5) / width * 2 - 1
-    centres = torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)
-    return fourier(centres, math.pi / 2, frequencies)
+    return torch.stack(torch.meshgrid(y, x, indexing="ij"), dim=-1).flatten(0, 1)

@@ -228,8 +228,8 @@ class VLAPolicy(PreTrainedModel):
         """[B, Y, X, 3] uint8 of one camera -> flat features [B, F]."""
         return self.vision(images)
 
-    def read(self, observation: Observation, choose: Choose = likeliest) -> Context:
-        """Context tokens for a batch of observations; `choose` as in `Pointer`."""
+    def read(self, observation: Observation, choose: Choose = likeliest, shift: Tensor | None = None) -> Context:
+        """Context tokens for a batch of observations; `choose` as in `Pointer`, `shift` as in `ImageTokens`."""
         task, number = observation.task, self.config.number_of(observation.embodiment)
         text, mask = self.text(task.instruction)
         goal = None
@@ -240,7 +240,7 @@ class VLAPolicy(PreTrainedModel):
         mask = mask & torch.tensor([bool(i) for i in task.instruction], device=mask.device)[:, None]
         return self.reader(
             text, mask, task, self._features(observation), self._features(task), goal,
-            self.normalize_state[number](observation.state), observation.history_valid, number, choose,
+            self.normalize_state[number](observation.state), observation.history_valid, number, choose, shift,
         )
 
     def _features(self, seen: Observation | TaskIdentifier) -> dict[str, Tensor]:
@@ -271,7 +271,7 @@ class VLAPolicy(PreTrainedModel):
         number = self.config.number_of(batch.observation.embodiment)
         keyframes = self.normalize_state[number](batch.keyframes)
         seen = batch.observation if self.critic is None else self._encoded(batch.observation)
-        context = self.read(seen, nearest_to(keyframes))
+        context = self.read(seen, nearest_to(keyframes), batch.shift if self.training else None)
         action = self.normalize_action[number](_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
