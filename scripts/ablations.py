@@ -3,7 +3,7 @@
     python scripts/ablations.py --config configs/metaworld_mt10.yaml --out runs/ablations
 
 Every variant is an ordinary run in its own folder, so the script goes on where it stopped. `docs/benchmarks.md` shows
-what it writes to RESULTS.
+what it found.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import tyro
 
 from vla.cli import main as vla
 from vla.config import load_config
-
-RESULTS = Path("docs/results/metaworld_ablations.json")
 
 
 @dataclass(frozen=True)
@@ -39,6 +38,9 @@ VARIANTS = (
     Variant("image 128 pixels, 8 x 8 cells", ("--model.vision.image-size", "128", "--model.vision.merge", "2")),
     Variant("image 192 pixels, 12 x 12 cells", ("--model.vision.merge", "2")),
     Variant("image 256 pixels, 8 x 8 cells", ("--model.vision.image-size", "256", "--model.vision.merge", "4")),
+    Variant("grid moved in training", ("--model.vision.jitter", "true")),
+    Variant("last two blocks of the encoder learn", ("--model.vision.train", "2")),
+    Variant("dropout of 0.1", ("--model.dropout", "0.1")),
     Variant("one tap, early", ("--model.vision.taps", "4")),
     Variant("one tap, late", ("--model.vision.taps", "11")),
     Variant("history of 2", ("--model.history", "2")),
@@ -72,6 +74,8 @@ class Arguments:
     """Of evaluation, with the right prompt."""
     only: list[str] = field(default_factory=list)
     """Variants by name; by default all."""
+    results: Path = Path("docs/results/metaworld_ablations.json")
+    """What is found is added to this file, which is about one configuration."""
 
 
 def main() -> int:
@@ -79,7 +83,7 @@ def main() -> int:
     env = load_config(chosen.config).evaluation.env
     if env is None:
         raise SystemExit(f"{chosen.config}: evaluation.env is not set; name the environment to evaluate in")
-    done = json.loads(RESULTS.read_text())["variants"] if RESULTS.is_file() else {}
+    done = _found(chosen.results, chosen.config)
     unknown = set(chosen.only) - {variant.name for variant in VARIANTS}
     if unknown:
         raise SystemExit(f"--only: there is no variant {sorted(unknown)[0]!r}; see VARIANTS in this file")
@@ -99,9 +103,20 @@ def main() -> int:
             return 1
         success = json.loads((result / "evaluation.json").read_text())["success"]
         done[variant.name] = {"success": success, "steps": chosen.steps, "train": trained, "evaluate": evaluated}
-        RESULTS.write_text(json.dumps({"env": env, "variants": done}, indent=2) + "\n")
+        found = {"env": env, "config": str(chosen.config), "variants": done}
+        chosen.results.write_text(json.dumps(found, indent=2) + "\n")
         print(f"{variant.name}: {100 * success['mean']:.0f} %", flush=True)
     return 0
+
+
+def _found(results: Path, config: Path) -> dict[str, Any]:
+    """Variants measured before."""
+    if not results.is_file():
+        return {}
+    found = json.loads(results.read_text())
+    if found["config"] != str(config):
+        raise SystemExit(f"{results}: is about {found['config']}, not {config}; name another file with --results")
+    return found["variants"]
 
 
 def _folder(name: str) -> str:

@@ -15,6 +15,7 @@ from vla.config import load_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ROOT / "configs/metaworld_mt10.yaml"
+OPTIONS = ["--config", str(CONFIG), "--out", "runs"]
 
 
 @pytest.fixture
@@ -50,9 +51,20 @@ def test_what_is_done_is_not_done_again(script: Any, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(script, "vla", stand_in)
     for only in ("as configured", "history of 2", "execute 4 of 16"):
-        monkeypatch.setattr("sys.argv", ["ablations.py", "--config", str(CONFIG), "--out", "runs", "--only", only])
+        monkeypatch.setattr("sys.argv", ["ablations.py", *OPTIONS, "--only", only])
         assert script.main() == 0
     assert called == ["train", "evaluate", "train", "evaluate", "evaluate"]  # execution needs no policy of its own
-    found = json.loads(Path("docs/results/metaworld_ablations.json").read_text())["variants"]
+    results = Path("docs/results/metaworld_ablations.json")
+    found = json.loads(results.read_text())["variants"]
     assert list(found) == ["as configured", "history of 2", "execute 4 of 16"]
     assert "128" not in found["history of 2"]["train"] and "--model.history" in found["history of 2"]["train"]
+
+
+def test_results_of_another_configuration_are_not_added_to(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = Path("docs/results/metaworld_ablations.json")
+    before = json.dumps({"env": "metaworld-mt10", "config": "other.yaml", "variants": {"as configured": {}}})
+    results.write_text(before)
+    monkeypatch.setattr("sys.argv", ["ablations.py", *OPTIONS])
+    with pytest.raises(SystemExit, match=r"about other\.yaml.*--results"):
+        script.main()
+    assert results.read_text() == before
