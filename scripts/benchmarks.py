@@ -2,13 +2,14 @@
 
     python scripts/benchmarks.py docs/results/metaworld_*.json
 
-An evaluation is named after its file; several training seeds of one benchmark are several files. What
-`scripts/ablations.py` wrote may be among them.
+An evaluation is named after its file; training seeds of one run are several files, `<run>_s0.json`, `<run>_s1.json`
+and so on. What `scripts/ablations.py` wrote may be among them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,15 +54,18 @@ def main(files: Sequence[str]) -> int:
 
 
 def _benchmark(env: str, results: dict[str, dict[str, Any]]) -> str:
-    """All runs of a benchmark: in one table, with their mean, then each by itself."""
+    """All runs of a benchmark: in one table, with the means of their seeds, then each by itself."""
     rows = ["| run | success | n | parameters trained | minutes of evaluation |", "|---|---|---|---|---|"]
     for name, result in results.items():
         success, trained, minutes = result["success"], result["parameters"]["trainable"], result["seconds"] / 60
         rows.append(f"| {name} | {_rate(success)} | {success['n']} | {trained / 1e6:.1f}M | {minutes:.0f} |")
-    means = [100 * result["success"]["mean"] for result in results.values()]
-    if len(means) > 1:
-        spread = f"{min(means):.0f} to {max(means):.0f}"
-        rows += ["", f"**{sum(means) / len(means):.1f} %** is the mean of {len(means)} training seeds ({spread})."]
+    runs: dict[str, list[float]] = {}
+    for name, result in results.items():
+        runs.setdefault(re.sub(r"_s\d+$", "", name), []).append(100 * result["success"]["mean"])
+    for run, means in runs.items():
+        if len(means) > 1:
+            spread = f"{len(means)} training seeds of {run} ({min(means):.0f} to {max(means):.0f})"
+            rows += ["", f"**{sum(means) / len(means):.1f} %** is the mean of {spread}."]
     return "\n".join([f"## {env}", "", *rows, "", *(_result(name, result) for name, result in results.items())])
 
 
