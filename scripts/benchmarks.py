@@ -3,7 +3,8 @@
     python scripts/benchmarks.py docs/results/metaworld_*.json
 
 An evaluation is named after its file; training seeds of one run are several files, `<run>_s0.json`, `<run>_s1.json`
-and so on. What `scripts/ablations.py` wrote may be among them.
+and so on. What `scripts/ablations.py` wrote may be among them, and the transfer.json of a
+`vla transfer-report` with a simulator.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +47,12 @@ def main(files: Sequence[str]) -> int:
         print(__doc__, file=sys.stderr)
         return 2
     ablations = [values for values in read.values() if "variants" in values]
-    results = {name: values for name, values in read.items() if "variants" not in values}
+    transfers = [values for values in read.values() if "conflicts" in values]
+    results = {name: values for name, values in read.items() if "prompts" in values}
     benchmarks = dict.fromkeys(result["settings"]["env"] for result in results.values())
     parts = [_benchmark(env, {n: r for n, r in results.items() if r["settings"]["env"] == env}) for env in benchmarks]
-    OUT.write_text("\n".join([HEAD, *parts, _published(results), *map(_ablation, ablations)]))
+    parts += [_published(results), *map(_transfer, transfers), *map(_ablation, ablations)]
+    OUT.write_text("\n".join([HEAD, *parts]))
     print(OUT)
     return 0
 
@@ -115,6 +119,50 @@ def _published(results: dict[str, dict[str, Any]]) -> str:
     if not ours:
         lines.append("| vla | | not measured | | | | | |")
     return "\n".join([*lines, ""])
+
+
+def _transfer(values: dict[str, Any]) -> str:
+    """What sharing one network does to every task, from `transfer.json`."""
+    arms = {"single": "alone", "multi_stratified": "together", "multi_naive": "naive shares"}
+    tasks, steps, each = values["tasks"], values["steps"], values["observations_per_step"]
+    columns = [f"{measure} {arm}" for measure in ("loss", "success") for arm in arms.values()]
+    lines = [
+        f"## Transfer between tasks: {values['config']['evaluation']['env']}",
+        "",
+        f"Each task alone, all together, and all together with shares of the batch as the data happen to have: {steps} "
+        f"steps of {each} observations of every task, one training seed (`vla transfer-report`). Losses are of "
+        "held-out episodes; sharing helps or hurts where the 95 % interval of what it takes off the loss excludes 0.",
+        "",
+        f"| task | sharing | naive share | {' | '.join(columns)} |",
+        "|---" * 9 + "|",
+    ]
+    for name, task in tasks.items():
+        losses = [f"{task['loss'][arm]['mean']:.3f}" for arm in arms]
+        rates = [_rate(task["success"][arm]) for arm in arms]
+        share = f"{100 * task['naive_share']:.0f} %"
+        lines.append(f"| {' | '.join([name, task['verdict'], share, *losses, *rates])} |")
+    means = [sum(task["success"][arm]["mean"] for task in tasks.values()) / len(tasks) for arm in arms]
+    lines.append("| **mean** | | | | | | " + " | ".join(f"**{100 * mean:.1f} %**" for mean in means) + " |")
+    count = sum(task["success"]["single"]["n"] for task in tasks.values())
+    return "\n".join([*lines, "", f"n = {count} for each mean.", "", *_conflicts(values["conflicts"], list(tasks)), ""])
+
+
+def _conflicts(conflicts: Sequence[dict[str, Any]], tasks: Sequence[str]) -> list[str]:
+    """Over training, how far tasks pull in different directions."""
+    lines = [
+        "Cosines of the gradients of two tasks, while all are learnt together:",
+        "",
+        "| after steps | mean over pairs | pairs below 0 | most opposed |",
+        "|---|---|---|---|",
+    ]
+    pairs = list(combinations(range(len(tasks)), 2))
+    for conflict in conflicts:
+        cosines = [conflict["cosine"][one][other] for one, other in pairs]
+        one, other = pairs[cosines.index(min(cosines))]
+        below = f"{sum(cosine < 0 for cosine in cosines)} of {len(pairs)}"
+        worst = f"{tasks[one]} and {tasks[other]} ({min(cosines):+.2f})"
+        lines.append(f"| {conflict['step']} | {sum(cosines) / len(pairs):+.2f} | {below} | {worst} |")
+    return lines
 
 
 def _ablation(values: dict[str, Any]) -> str:
