@@ -59,7 +59,9 @@ def measure_conflict(policy: VLAPolicy, tasks: Sequence[TaskBatches], step: int,
     shared = sorted(set.intersection(*(set(gradient) for pair in halves for gradient in pair)))
     one, other = (torch.stack([_vector(pair[half], shared) for pair in halves]) for half in (0, 1))  # [K, P]
     mean = normalize(one + other, dim=-1)
-    return Conflict(step, _numbers(mean @ mean.T), _numbers(cosine_similarity(one, other, dim=-1)))
+    cosine = mean @ mean.T
+    cosine = (cosine + cosine.T) / 2  # a product's two halves may differ in the last bit: some processors' sums do
+    return Conflict(step, _numbers(cosine), _numbers(cosine_similarity(one, other, dim=-1)))
 
 
 def mean_gradient(policy: VLAPolicy, task: TaskBatches, numbers: Sequence[int]) -> dict[str, Tensor]:
