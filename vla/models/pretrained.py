@@ -191,7 +191,8 @@ def _convert_minilm(weights: Path, folder: Path) -> None:
 def _convert_mobilenet(weights: Path, folder: Path) -> None:
     """An ImageNet MobileNetV2 in torchvision's layout, whose tensors follow transformers' order one by one."""
     source = torch.load(weights, map_location="cpu", weights_only=True)
-    model = MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5))
+    with torch.device("meta"):  # no weights are drawn: the first training on a machine starts like any later one
+        model = MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5))
     target = model.state_dict()
     # The classifier at the end of the source has no counterpart; everything before it maps in order.
     renamed = dict(zip(target, source.values(), strict=False))
@@ -199,7 +200,7 @@ def _convert_mobilenet(weights: Path, folder: Path) -> None:
         if renamed[key].shape != value.shape:
             found, expected = tuple(renamed[key].shape), tuple(value.shape)
             raise EncoderError(f"{weights}: tensor {key} has shape {found}, not {expected}")
-    model.load_state_dict(renamed)
+    model.load_state_dict(renamed, assign=True)
     model.save_pretrained(folder)
 
 
