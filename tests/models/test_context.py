@@ -45,9 +45,11 @@ def test_cells_know_where_they_were_moved_to(images: ImageTokens) -> None:
         own.camera("top").weight[:, :2] = torch.tensor([[0.0, 2.0], [-3.0, 0.5], [1.0, 1.0]])
         own.camera("top").weight[:, 2:] = 0
     contents, valid = torch.zeros(1, 1, 16, 32), torch.ones(1, 1, dtype=torch.bool)
+    still, shifted = (images.where(shift) for shift in (None, torch.tensor([1, -1])))
     grid, moved = (
-        images(contents, valid, None, 0, shift).states.unflatten(0, (4, 4)) for shift in (None, torch.tensor([1, -1]))
+        images(contents, images.places(where), where, valid, None, 0).states.unflatten(0, (4, 4))
+        for where in (still, shifted)
     )
     down, right = grid[1, 0] - grid[0, 0], grid[0, 1] - grid[0, 0]
     torch.testing.assert_close(moved, grid + (down - right) / 2)
-    assert not torch.equal(images.places(torch.tensor([1, -1])), images.places())
+    assert not torch.equal(images.places(still), images.places(shifted))

@@ -87,9 +87,11 @@ class ContextReader(nn.Module):
             history_valid = torch.ones(batch, history, dtype=torch.bool, device=state.device)
         contents = self.images.contents(features, shift)
         shown = self.images.contents(views, shift) if views else None
-        scene = Scene(contents, self.images.places(shift), shown, goal, embodiment)
+        where = self.images.where(shift)
+        places = self.images.places(where)
+        scene = Scene(contents, places, shown, goal, embodiment)
         asked, asked_mask, wanted = self._asked(words, text_mask, task, scene)
-        cells = self.images(contents, history_valid, wanted, embodiment, shift)
+        cells = self.images(contents, places, where, history_valid, wanted, embodiment)
         now = state[:, -1]
         pointed, guess, named = self.pointer(words, text_mask, asked, asked_mask, cells, now, embodiment, choose)
         felt = self.state[embodiment](state) + self.state_age
@@ -213,29 +215,32 @@ class ImageTokens(nn.Module):
         states.bias.copy_(intercepts)
         return seen
 
-    def forward(self, contents: Tensor, history_valid: Tensor, wanted: Tensor | None, embodiment: int,
-                shift: Tensor | None = None) -> Cells:
-        """`contents` [B, T, n, D] of frames, which of them exist, [B, T], and what is wanted where, [B, T, n, D]."""
+    def forward(self, contents: Tensor, places: Tensor, where: dict[str, Tensor], history_valid: Tensor,
+                wanted: Tensor | None, embodiment: int) -> Cells:
+        """What the methods below made of features and a shift, which frames exist, [B, T], and what is wanted where,
+        [B, T, n, D]."""
         own = self.state[embodiment]
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
-        places = rearrange(self.places(shift), "t n d -> (t n) d")
-        states = torch.cat([own.camera(camera)(self._places(camera, shift)) for camera in self.grids])
+        places = rearrange(places, "t n d -> (t n) d")
+        states = torch.cat([own.camera(camera)(where[camera]) for camera in self.grids])
         states = repeat(states, "n s -> (t n) s", t=len(self.age))
         if wanted is None:
             return Cells(shows, shows + places, states, own.seen, mask)
         wanted = rearrange(wanted, "b t n d -> b (t n) d")
         return Cells(shows, shows + places + wanted, states, own.seen, mask, wanted)
 
-    def places(self, shift: Tensor | None = None) -> Tensor:
-        """Where and when each cell is: [T, n, D]."""
-        places = torch.cat([self.position[camera](self._places(camera, shift)) for camera in self.grids])
-        return rearrange(self.age, "t d -> t 1 d") + places
+    def where(self, shift: Tensor | None = None) -> dict[str, Tensor]:
+        """camera -> Fourier features of where its cells are, [h * w, P]."""
+        centres = {camera: self.get_buffer(f"centres_{camera}") for camera in self.grids}
+        if shift is not None:
+            centres = {name: at + 2 * shift / self.get_buffer(f"size_{name}") for name, at in centres.items()}
+        return {camera: _place(at) for camera, at in centres.items()}
 
-    def _places(self, camera: str, shift: Tensor | None) -> Tensor:
-        """Fourier features of where the cells of one camera are, [h * w, P]."""
-        centres = self.get_buffer(f"centres_{camera}")
-        return _place(centres if shift is None else centres + 2 * shift / self.get_buffer(f"size_{camera}"))
+    def places(self, where: dict[str, Tensor]) -> Tensor:
+        """Where and when each cell is: [T, n, D]."""
+        places = torch.cat([self.position[camera](where[camera]) for camera in self.grids])
+        return rearrange(self.age, "t d -> t 1 d") + places
 
     def contents(self, features: dict[str, Tensor], shift: Tensor | None = None) -> Tensor:
         """camera -> [B, T, F] flat features: what is in every cell of every frame, [B, T, n, D]."""
