@@ -18,7 +18,7 @@ from vla.batch import Batch, Observation, TaskIdentifier
 from vla.models.observe import ObservationError
 from vla.models.policy import VLAPolicy
 
-H, S, A, W = 8, 3, 2, 2  # of tiny.model_config and tiny.build
+H, S, A, W, FPS = 8, 3, 2, 2, 10  # of tiny.model_config and tiny.build
 
 
 @pytest.fixture(scope="module")
@@ -260,11 +260,13 @@ class TestVariants:
         assert not policy.text._known and not policy.vision._fused
 
     def test_a_robot_of_another_layout_is_refused(self, policy: VLAPolicy) -> None:
-        policy.check_layout({"top": (64, 64)}, S, A)
+        policy.check_layout({"top": (64, 64)}, S, A, FPS)
         with pytest.raises(ObservationError, match="cameras"):
-            policy.check_layout({"top": (32, 32)}, S, A)
+            policy.check_layout({"top": (32, 32)}, S, A, FPS)
         with pytest.raises(ObservationError, match="action_dim"):
-            policy.check_layout({"top": (64, 64)}, S, A + 1)
+            policy.check_layout({"top": (64, 64)}, S, A + 1, FPS)
+        with pytest.raises(ObservationError, match=f"fps: is {2 * FPS}, but the policy was trained with {FPS}"):
+            policy.check_layout({"top": (64, 64)}, S, A, 2 * FPS)
 
 
 def row_of(batch: Batch, row: int) -> Batch:

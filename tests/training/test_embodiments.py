@@ -63,9 +63,9 @@ class TestActing:
         assert all({"loss/arm", "loss/crane"} < set(line) for line in lines)
         for robot, (states, actions, *_) in ROBOTS.items():
             assert_in_range(policy, robot, data)
-            policy.check_layout({"top": (64, 64)}, states, actions, robot)
+            policy.check_layout({"top": (64, 64)}, states, actions, 10, robot)
         with pytest.raises(ObservationError, match="state_dim: is 3, but the policy was trained with 5"):
-            policy.check_layout({"top": (64, 64)}, 3, 4, "crane")
+            policy.check_layout({"top": (64, 64)}, 3, 4, 10, "crane")
 
     def test_a_robot_must_be_named_where_there_are_several(self, config: MakeConfig, data: dict[str, Path]) -> None:
         run = config()

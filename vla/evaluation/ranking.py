@@ -43,7 +43,7 @@ def rank(
     """
     if policy.critic is None:
         raise ValueError("the policy has no critic; train one with model.critic")
-    policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.embodiment)
+    policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.fps, dataset.embodiment)
     segments = Segments.load(dataset)
     segments = segments.select(segments.source == "demonstration")
     if segments.success.all() or not segments.success.any():

@@ -341,13 +341,14 @@ class VLAPolicy(PreTrainedModel):
         return self.sample_best(observation, noise, chance.to(self.device), guidance).cpu().numpy()
 
     def check_layout(
-        self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, embodiment: str | None = None
+        self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, fps: float,
+        embodiment: str | None = None,
     ) -> None:
         """Raises ObservationError unless data or a robot of this layout fits the policy."""
         robot = self.config.embodiments[self.config.number_of(embodiment)]
         sizes = {name: list(size) for name, size in cameras.items()}
         for name, theirs, ours in (("cameras", sizes, self.config.cameras), ("state_dim", state_dim, robot.state_dim),
-                                   ("action_dim", action_dim, robot.action_dim)):
+                                   ("action_dim", action_dim, robot.action_dim), ("fps", fps, robot.fps)):
             if theirs != ours:
                 raise ObservationError(f"{name}: is {theirs}, but the policy was trained with {ours}")
 

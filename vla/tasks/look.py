@@ -53,7 +53,9 @@ class CriticLooker:
 
     @torch.no_grad()
     def scores(self, dataset: EpisodeDataset, frames: np.ndarray, instructions: Sequence[str]) -> np.ndarray:
-        self._policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.embodiment)
+        self._policy.check_layout(
+            dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.fps, dataset.embodiment
+        )
         seen = recorded_observation(dataset, frames, instructions, self._policy.config.model.history)
         value = self._critic.value(self._policy.read(seen.to(self._policy.device)))
         return torch.logit(value, eps=1e-6).double().cpu().numpy()

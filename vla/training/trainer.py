@@ -480,7 +480,7 @@ def _trained_policy(config: Config, data: TrainingData, origin: str) -> VLAPolic
         first = datasets[0]
         if name not in known:
             policy.add_embodiment(_embodiment(config.model, first))
-        policy.check_layout(first.cameras, first.state_dim, first.action_dim, name)
+        policy.check_layout(first.cameras, first.state_dim, first.action_dim, first.fps, name)
         if name in known:
             widen_normalizers(policy, datasets)
         else:
