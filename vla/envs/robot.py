@@ -93,10 +93,6 @@ class Drift:
     def __init__(self, rng: np.random.Generator, n: int, scale: float) -> None:
         self._rng, self._scale, self._now = rng, scale, np.zeros(n)
 
-    def stop(self) -> None:
-        """From now on nothing is disturbed."""
-        self._scale = 0.0
-
     def next(self) -> np.ndarray:
         """`[n]`."""
         self._now = 0.7 * self._now + np.sqrt(1 - 0.7**2) * self._rng.standard_normal(len(self._now))

@@ -88,10 +88,6 @@ class MetaWorldEnv(gymnasium.Env[Observation, np.ndarray]):
         truncated = self._steps >= self.protocol.max_steps
         return self._observation(), float(info["success"]), info["success"], truncated, info
 
-    def calm(self) -> None:
-        """Nothing disturbs the motion until the next reset."""
-        self._disturbance.stop()
-
     @property
     def simulator(self) -> Simulator:
         """Raises RuntimeError before the first reset."""

@@ -15,9 +15,7 @@ from vla.data.writer import Episode
 from vla.envs.metaworld.env import MetaWorldEnv
 from vla.envs.robot import Observation
 
-# After success, which begins at the rim of what counts, two to ten centimetres before the place that the expert makes
-# for: a policy that learnt to stop there would miss as often as not.
-_SETTLING_STEPS: Final = 30
+_EXTRA_STEPS: Final = 5  # after success, so that what leads there isn't cut short
 _FALSE_START_STEPS: Final = (5, 40)  # at least and fewer than
 
 # The experts ask for more than the largest motion and say so once; environments clip it.
@@ -25,10 +23,9 @@ warnings.filterwarnings("ignore", message=r"Constant\(s\) may be too high")
 
 
 def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None, false_start: bool = False) -> Episode:
-    """One episode of the task's expert, a pure function of its arguments; nothing is drawn.
+    """One episode of the task's expert until shortly after success, a pure function of its arguments; nothing is drawn.
 
-    After success the expert goes on undisturbed until it has settled, and what undoes the success is cut off. After a
-    `false_start` the record begins with the hand on its way to somewhere else.
+    After a `false_start` the record begins with the hand on its way to somewhere else.
     """
     observation, info = env.reset(seed=seed, options=options)
     if false_start:
@@ -38,25 +35,19 @@ def rollout(env: MetaWorldEnv, seed: int, options: dict[str, Any] | None = None,
     actions: list[np.ndarray] = []
     success: list[bool] = []
     truncated = False
-    settling = 0
-    while not truncated and settling <= _SETTLING_STEPS:
+    while not truncated and sum(success) <= _EXTRA_STEPS:
         wanted = expert.get_action(env.simulator.observation)
         actions.append(np.clip(wanted, -1, 1).astype(np.float32))
         observation, _, succeeded, truncated, _ = env.step(actions[-1])
+        success.append(succeeded or any(success))
         observations.append(observation)
-        success.append(succeeded)
-        if any(success):
-            env.calm()
-            settling += 1
-    steps = max(np.flatnonzero(success), default=len(success) - 1) + 1
     # What the last action led to must be seen, or its success could not be checked.
-    seen, done, actions = observations[: steps + 1], np.logical_or.accumulate(success[:steps]), actions[:steps]
     return Episode(
         images={},
-        state=np.stack([o[STATE] for o in seen]),
-        environment_state=np.stack([o[ENVIRONMENT_STATE] for o in seen]),
+        state=np.stack([o[STATE] for o in observations]),
+        environment_state=np.stack([o[ENVIRONMENT_STATE] for o in observations]),
         action=np.stack([*actions, actions[-1]]),
-        success=np.append(done, done[-1]),
+        success=np.array([*success, success[-1]]),
         instruction=info["instruction"],
         task=info["family"],
         outcome=info["family"],
