@@ -217,8 +217,11 @@ class ImageTokens(nn.Module):
 
     def forward(self, contents: Tensor, places: Tensor, where: dict[str, Tensor], history_valid: Tensor,
                 wanted: Tensor | None, embodiment: int) -> Cells:
-        """What the methods below made of features and a shift, which frames exist, [B, T], and what is wanted where,
-        [B, T, n, D]."""
+        """
+        Args:
+            contents, places, where: from the methods of these names, for the same shift.
+            history_valid: [B, T] which frames exist. wanted: [B, T, n, D] what is wanted in each cell, None if nothing.
+        """
         own = self.state[embodiment]
         mask = None if history_valid.all() else repeat(history_valid, "b t -> b (t n)", n=contents.shape[2])
         shows = self.norm(rearrange(contents, "b t n d -> b (t n) d"))
