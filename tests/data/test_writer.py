@@ -190,6 +190,7 @@ def test_a_commit_can_be_cut_at_any_file(write, monkeypatch, survives):
     # 9 files: 2 videos, data, episodes, tasks, segments, statistics, histograms, info.
     with pytest.raises(Killed):
         writer.commit()
+    del writer  # its lock ends with its process
     monkeypatch.undo()
     assert_holds(root, range(4), 4.0)
     write(range(6, 8))
@@ -218,6 +219,19 @@ def test_a_passing_fault_of_the_disk_loses_nothing(tmp_path, monkeypatch, surviv
     assert validate(tmp_path / "data") == []
 
 
+def test_a_folder_has_one_writer_at_a_time(write, tmp_path):
+    root = write(range(2))
+    with EpisodeWriter(root, **LAYOUT) as writer:
+        with pytest.raises(DatasetError, match=r"data: is being written to\. Wait"):
+            EpisodeWriter(root, **LAYOUT)
+        writer.add_episode(make_episode(2))
+    write(range(3, 4))
+    assert_holds(root, range(4), 4.0)
+    with pytest.raises(DatasetError, match="differs"):
+        EpisodeWriter(root, **{**LAYOUT, "fps": 7})
+    write(range(4, 5))  # a writer that couldn't begin holds nothing back
+
+
 def test_an_incomplete_commit_is_forgotten(write, monkeypatch):
     root = write(range(4))
     monkeypatch.setattr(writer_module, "task_table", lambda tasks: (_ for _ in ()).throw(Killed))
@@ -225,6 +239,7 @@ def test_an_incomplete_commit_is_forgotten(write, monkeypatch):
     writer.add_episode(make_episode(4))
     with pytest.raises(Killed):
         writer.commit()
+    del writer  # its lock ends with its process
     monkeypatch.undo()
     assert_holds(root, range(4), 4.0)
     write(range(4, 6))

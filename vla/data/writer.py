@@ -25,6 +25,7 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
 from PIL import Image
 
 from vla.data.episodes import EpisodeDataset, read_columns
@@ -56,6 +57,7 @@ from vla.data.video import EncodedVideo, encode_video, histogram, join_videos
 
 HISTOGRAMS = "vla/image_histograms.json"
 STAGING = "vla/staging"
+LOCK = "vla/writing.lock"
 COMPLETE = "COMPLETE"
 FILES_PER_CHUNK = 1000
 
@@ -96,7 +98,7 @@ class EpisodeWriter:
         episodes_per_file: size of a group; a killed process loses at most that many.
 
     Raises:
-        DatasetError: `root` holds a damaged data set, or one of another layout.
+        DatasetError: `root` holds a damaged data set, or one of another layout, or is being written to.
     """
 
     def __init__(
@@ -126,6 +128,7 @@ class EpisodeWriter:
         self._pending: list[_Placed] = []
         self._committed = self._frames = self._files = 0
         self._tasks: dict[str, int] = {}  # instruction -> task_index
+        self._lock = _lock(self.root)
         finish_commit(self.root)
         if (self.root / INFO).exists():
             self._continue()
@@ -171,7 +174,10 @@ class EpisodeWriter:
             finish_commit(self.root)
 
     def close(self) -> None:
-        self.commit()
+        try:
+            self.commit()
+        finally:
+            self._lock.release()
 
     def __enter__(self) -> EpisodeWriter:
         return self
@@ -419,6 +425,19 @@ def finish_commit(root: Path) -> None:
             os.replace(path, target)
         (staging / COMPLETE).unlink()
     shutil.rmtree(staging, ignore_errors=True)
+
+
+def _lock(root: Path) -> FileLock:
+    """Keeps others from writing to `root` until it is released, or this process ends."""
+    path = root / LOCK
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        problem, fix = "is being written to", "Wait until the other writer ends, or choose another folder"
+        raise DatasetError(root, "", problem, fix) from error
+    return lock
 
 
 @contextmanager
