@@ -30,7 +30,7 @@ class FakePolicy:
     """Stands still."""
 
     def __init__(self, history: int = 1, tasks: Sequence[str] = ()) -> None:
-        model = SimpleNamespace(horizon=HORIZON, history=history)
+        model = SimpleNamespace(horizon=HORIZON, history=history, diffusion=SimpleNamespace(inference_steps=1))
         self.config = SimpleNamespace(cameras={"top": [64, 64]}, tasks=list(tasks), model=model)
         self.calls: list[tuple[list[Observation], list[str], list[int]]] = []
 

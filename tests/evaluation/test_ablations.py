@@ -50,13 +50,14 @@ def test_what_is_done_is_not_done_again(script: Any, monkeypatch: pytest.MonkeyP
         return 0
 
     monkeypatch.setattr(script, "vla", stand_in)
-    for only in ("as configured", "history of 2", "execute 4 of 16"):
+    for only in ("as configured", "history of 2", "execute 4 of 16", "1 denoising step"):
         monkeypatch.setattr("sys.argv", ["ablations.py", *OPTIONS, "--only", only])
         assert script.main() == 0
-    assert called == ["train", "evaluate", "train", "evaluate", "evaluate"]  # execution needs no policy of its own
+    # How a policy acts needs no policy of its own.
+    assert called == ["train", "evaluate", "train", "evaluate", "evaluate", "evaluate"]
     results = Path("docs/results/metaworld_ablations.json")
     found = json.loads(results.read_text())["variants"]
-    assert list(found) == ["as configured", "history of 2", "execute 4 of 16"]
+    assert list(found) == ["as configured", "history of 2", "execute 4 of 16", "1 denoising step"]
     assert "128" not in found["history of 2"]["train"] and "--model.history" in found["history of 2"]["train"]
 
 

@@ -63,6 +63,21 @@ class TestSaving:
             chunk = loaded.act(tiny.raw_observation(seed), instruction, seed)
             np.testing.assert_array_equal(chunk, policy.act(tiny.raw_observation(seed), instruction, seed))
 
+    @pytest.mark.parametrize(("asked", "made"), [(None, 6), (1, 1), (3, 3)])
+    def test_denoising_steps_are_chosen_when_loading(
+        self, policy: VLAPolicy, tmp_path: Path, asked: int | None, made: int
+    ) -> None:
+        policy.save_pretrained(tmp_path)
+        loaded, calls = VLAPolicy.from_pretrained(tmp_path, denoising_steps=asked), []
+        loaded.head.register_forward_hook(lambda *_: calls.append(1))
+        loaded.act(tiny.raw_observation(), "touch the red disc")
+        assert len(calls) == made
+
+    def test_no_denoising_step_is_refused(self, policy: VLAPolicy, tmp_path: Path) -> None:
+        policy.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match="denoising_steps is 0; a chunk takes at least one"):
+            VLAPolicy.from_pretrained(tmp_path, denoising_steps=0)
+
     @pytest.mark.parametrize(("text", "vision"), [("bert", "vit"), ("clip", "clip"), ("t5", "mobilenet")])
     def test_a_saved_policy_needs_its_encoders_no_more(
         self, encoders: dict[str, str], tmp_path: Path, text: str, vision: str

@@ -37,17 +37,17 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def load_policy(checkpoint: str) -> VLAPolicy:
-    """The policy in a folder, or of a hub repository.
+def load_policy(checkpoint: str, denoising_steps: int | None = None) -> VLAPolicy:
+    """The policy in a folder, or of a hub repository; `denoising_steps` by default as it was configured.
 
     Raises:
-        FileNotFoundError: there is neither.
+        FileNotFoundError: there is neither. ValueError: not a policy, or no denoising step.
     """
     if not Path(checkpoint).exists() and checkpoint.count("/") != 1:
         raise FileNotFoundError(f"{checkpoint}: no such checkpoint; give a folder that training wrote, or a hub name")
     from vla.models.policy import VLAPolicy
 
-    return VLAPolicy.from_pretrained(checkpoint)
+    return VLAPolicy.from_pretrained(checkpoint, denoising_steps)
 
 
 def _options(kind: type, command: str, description: str | None) -> dict[str, Any]:

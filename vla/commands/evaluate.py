@@ -52,6 +52,8 @@ class Arguments:
     """Actions of a chunk that are played before the policy looks again."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none."""
+    denoising_steps: int | None = None
+    """Steps from noise to a chunk; by default as the policy was configured. Fewer act sooner."""
     candidates: int = 1
     """Chunks sampled for every prediction, of which the policy's critic chooses the best."""
     num_envs: int = 32
@@ -72,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
         num_envs=chosen.num_envs,
         seed=chosen.seed,
     )
-    policy, suite = load_policy(chosen.checkpoint), load_suite(chosen.env)
+    policy, suite = load_policy(chosen.checkpoint, chosen.denoising_steps), load_suite(chosen.env)
     with counting("episodes") as progress:
         evaluation = evaluate(
             policy,

@@ -56,6 +56,8 @@ class Settings:
     """Actions of a chunk that are played before the policy looks again."""
     guidance: float = 1.0
     """Classifier-free guidance scale; 1 is none."""
+    denoising_steps: int | None = None
+    """Steps from noise to a chunk; by default as the policy was configured. Fewer act sooner."""
     max_steps: int | None = None
     """Actions after which a prompt is given up; by default what is usual there."""
 
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     settings = parse(Settings, "infer", arguments)
     if settings.prompt is not None and not settings.prompt.strip():
         raise PromptError('the prompt is empty: say what to do, for example --prompt "touch the green star"')
-    policy = load_policy(settings.checkpoint)
+    policy = load_policy(settings.checkpoint, settings.denoising_steps)
     stage = make_stage(settings.env, policy.config.cameras or {})
     executor = ChunkExecutor(policy, settings.execute, settings.guidance, embodiment=stage.robot.name)
     stage.reset(settings.seed, settings.prompt)

@@ -78,7 +78,7 @@ class Policy(Protocol):
 
     @property
     def config(self) -> Any:
-        """Has `cameras` (name -> [Y, X]), `tasks`, and `model.horizon`, `model.history`."""
+        """Has `cameras` (name -> [Y, X]), `tasks`; `model` has `horizon`, `history` and `diffusion.inference_steps`."""
 
     def act_batch(
         self,

@@ -141,6 +141,7 @@ def evaluate(
             "families": list(families),
             "prompts": list(prompts),
             "combinations": combinations,
+            "denoising_steps": policy.config.model.diffusion.inference_steps,
         },
         protocol=suite.protocol(policy.config.cameras),
         checkpoint=checkpoint,

@@ -68,6 +68,13 @@ class VLAConfig(PreTrainedConfig):
     def model(self) -> ModelConfig:
         return ModelConfig.model_validate(self.architecture)
 
+    def denoise_in(self, steps: int) -> None:
+        """Raises ValueError unless there is at least one step from noise to a chunk."""
+        if steps < 1:
+            raise ValueError(f"denoising_steps is {steps}; a chunk takes at least one")
+        diffusion = {**self.architecture["diffusion"], "inference_steps": steps}
+        self.architecture = {**self.architecture, "diffusion": diffusion}
+
     @property
     def embodiments(self) -> list[Embodiment]:
         """Those that the policy can act with, in the order of their numbers."""
@@ -166,17 +173,22 @@ class VLAPolicy(PreTrainedModel):
         self.text.tokenizer.save_pretrained(Path(save_directory) / "tokenizer")
 
     @classmethod
-    def from_pretrained(cls, path: str | Path) -> VLAPolicy:  # type: ignore[override]
+    def from_pretrained(cls, path: str | Path, denoising_steps: int | None = None) -> VLAPolicy:  # type: ignore[override]
         """Load what `policy_folder` finds under `path`, onto the CPU and in evaluation mode.
 
+        Args:
+            denoising_steps: from noise to a chunk; by default as it was configured. Fewer act sooner.
+
         Raises:
-            FileNotFoundError: no policy there. ValueError: not one of this project, or damaged.
+            FileNotFoundError: no policy there. ValueError: not one of this project, or damaged, or no step.
         """
         folder = policy_folder(path)
         # Built and filled by ourselves: transformers builds on the meta device, which loses the encoders' constants.
         config = VLAConfig.from_pretrained(folder)
         if not config.robots:
             raise ValueError(f"{folder / 'config.json'}: lists no robots; an earlier version wrote it, train it again")
+        if denoising_steps is not None:
+            config.denoise_in(denoising_steps)
         policy = cls(config)
         try:
             load_model(policy, folder / "model.safetensors")
