@@ -47,15 +47,15 @@ class TestGoals:
         assert len(counts) > 1
 
     def test_scenes_are_functions_of_the_seed(self, env: ChallengeEnv) -> None:
-        first, other, again = (env.reset(seed=s, options={"challenge": "open"}) for s in (1, 2, 1))
+        first, other, again = (env.reset(seed=s, options={"challenge": "task1_open"}) for s in (1, 2, 1))
         np.testing.assert_array_equal(first[0][ENVIRONMENT_STATE], again[0][ENVIRONMENT_STATE])
         np.testing.assert_array_equal(first[1]["goal"], again[1]["goal"])
         assert not np.array_equal(first[0][ENVIRONMENT_STATE], other[0][ENVIRONMENT_STATE])
 
     def test_the_goal_is_shown_as_a_state_and_as_a_picture(self, env: ChallengeEnv) -> None:
         suite = ChallengeSuite()
-        shown = suite.demonstration(case(suite, "put in drawer"))
-        assert suite.achieved("put in drawer", shown).tolist() == [False, True]
+        shown = suite.demonstration(case(suite, "task4_put_in_drawer"))
+        assert suite.achieved("task4_put_in_drawer", shown).tolist() == [False, True]
         before, after = suite.views(shown, CAMERAS)["front"]
         assert before.shape == (64, 64, 3) and (before != after).any()
 
