@@ -11,6 +11,7 @@ from vla.evaluation.rollout import Case
 
 try:
     from vla.envs.ogbench.challenges import CHALLENGES, ChallengeEnv, ChallengeSuite
+    from vla.envs.ogbench.suite import OGBenchSceneSuite
 except RuntimeError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
@@ -61,17 +62,21 @@ class TestGoals:
 
     def test_what_was_put_in_place_is_told(self) -> None:
         suite = ChallengeSuite()
-        first, goal = suite.demonstration(case(suite, "open"))
+        first, goal = suite.demonstration(case(suite, "task1_open"))
         halfway = first.copy()
         halfway[DRAWER] = goal[DRAWER]
-        failure = suite.failure("open", np.stack([first, halfway]))
+        failure = suite.failure("task1_open", np.stack([first, halfway]))
         assert failure.achieved == ("drawer",)
-        assert suite.failure("open", np.stack([first, first])).kind == "nothing"
+        assert suite.failure("task1_open", np.stack([first, first])).kind == "nothing"
+
+    def test_a_policy_that_learnt_the_scene_is_asked_for_all_five(self) -> None:
+        """What a policy is evaluated on are the families that it learnt, where the suite has such."""
+        assert not set(ChallengeSuite.families) & set(OGBenchSceneSuite.families)
 
     def test_unknown_ones_are_refused_by_name(self, env: ChallengeEnv) -> None:
-        with pytest.raises(ValueError, match="challenge 'juggle' is unknown: OGBench has open"):
+        with pytest.raises(ValueError, match="challenge 'juggle' is unknown: OGBench has task1_open"):
             env.reset(seed=0, options={"challenge": "juggle"})
-        with pytest.raises(ValueError, match="family 'juggle' is unknown: ogbench-challenges has open"):
+        with pytest.raises(ValueError, match="family 'juggle' is unknown: ogbench-challenges has task1_open"):
             ChallengeSuite().cases("goal_image", 5, ["juggle"])
         with pytest.raises(ValueError, match="has no 'right' prompt, only goal_image and goal_state"):
             ChallengeSuite().cases("right", 5)
