@@ -22,7 +22,7 @@ from vla.envs.ogbench.suite import OGBenchSceneSuite
 from vla.envs.robot import Drift, Observation
 from vla.evaluation.rollout import Case, Combinations, Failure, Prompt, chosen_families, refuse_held_out
 
-# OGBench's names, in its order. None is that of an instruction family, or who learnt that family would be asked for it alone.
+# OGBench's names, in its order; none is an instruction family, or who learnt that would be asked for it alone.
 CHALLENGES: Final = ("task1_open", "task2_unlock_and_lock", "task3_rearrange_medium", "task4_put_in_drawer",
                      "task5_rearrange_hard")  # fmt: skip
 PARTS: Final = ("cube", "drawer's lock", "window's lock", "drawer", "window")
