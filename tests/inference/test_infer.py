@@ -56,7 +56,7 @@ def infer(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Infer:
             policy.stage = make_stage(name, cameras)  # type: ignore[assignment]
             return policy.stage  # type: ignore[return-value]
 
-        monkeypatch.setattr("vla.commands.infer.load_policy", lambda checkpoint: policy)
+        monkeypatch.setattr("vla.commands.infer.load_policy", lambda checkpoint, denoising_steps: policy)
         monkeypatch.setattr("vla.commands.infer.make_stage", staged)
         monkeypatch.setattr("sys.stdin", io.StringIO(typed))
         return cli.main(["infer", "checkpoint", "--execute", "1", "--out", str(tmp_path / "out"), *arguments])
