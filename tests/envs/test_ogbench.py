@@ -166,7 +166,8 @@ def test_the_prompts_of_a_scene() -> None:
 class Still:
     """A policy that looks and does nothing."""
 
-    config = SimpleNamespace(cameras={"front": [32, 32]}, tasks=[], model=SimpleNamespace(horizon=16, history=1))
+    model = SimpleNamespace(horizon=16, history=1, diffusion=SimpleNamespace(inference_steps=1))
+    config = SimpleNamespace(cameras={"front": [32, 32]}, tasks=[], model=model)
 
     def parameters(self) -> list[Any]:
         return []
