@@ -69,7 +69,7 @@ class VLAConfig(PreTrainedConfig):
         return ModelConfig.model_validate(self.architecture)
 
     def denoise_in(self, steps: int) -> None:
-        """Raises ValueError unless there is at least one step from noise to a chunk."""
+        """A policy built from this takes so many steps from noise to a chunk. Raises ValueError if that is none."""
         if steps < 1:
             raise ValueError(f"denoising_steps is {steps}; a chunk takes at least one")
         diffusion = {**self.architecture["diffusion"], "inference_steps": steps}
