@@ -1,12 +1,15 @@
-"""Data sets of two robots that have nothing in common but their camera."""
+"""Data sets of two robots that have nothing in common but their camera, and a policy for any robot."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from vla.data.writer import Episode, EpisodeWriter
+from vla.envs.robot import Robot
 
 LENGTH, SIZE = 12, 64
 # robot_type -> numbers of state and action, centre and reach of both
@@ -38,3 +41,20 @@ def _pictures(way: np.ndarray) -> np.ndarray:
     for picture, (x, y) in zip(pictures, ((way[:, :2] + 1) / 2 * (SIZE - 12)).astype(int), strict=True):
         picture[y : y + 12, x : x + 12] = [250, 30, 60]
     return pictures
+
+
+class Still:
+    """A policy that looks and does nothing."""
+
+    def __init__(self, robot: Robot) -> None:
+        self.robot = robot
+        model = SimpleNamespace(horizon=16, history=1, diffusion=SimpleNamespace(inference_steps=1))
+        self.config = SimpleNamespace(cameras={robot.camera: [32, 32]}, tasks=[], model=model)
+
+    def parameters(self) -> list[Any]:
+        return []
+
+    def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
+        assert all(observation[self.robot.image].shape == (32, 32, 3) for observation in observations)
+        assert asked[-1] == self.robot.name
+        return np.zeros((len(observations), 16, len(self.robot.action_names)), np.float32)

@@ -6,11 +6,11 @@ import json
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
 import pytest
+from robots import Still
 from tiny import run_config
 
 from vla.config import EvaluationConfig
@@ -182,7 +182,7 @@ def test_unfit_requests_are_refused(env: MetaWorldEnv, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'hammer' is unknown: metaworld-mt10 has reach"):
         MT10Suite().cases("right", 2, ["hammer"])
     with pytest.raises(ValueError, match="metaworld-mt10 has right, shuffled, empty"):
-        evaluate(Still(), MT10Suite(), EvaluationConfig(), prompts=("right", "other"))
+        evaluate(Still(ROBOT), MT10Suite(), EvaluationConfig(), prompts=("right", "other"))
     with pytest.raises(ValueError, match="no outcomes are known"):
         load_grammar(ROBOT.name)
     for unfit in ({"combinations": "held_out"}, {"phrasings": "held_out"}, {"play": 3}, {"failure_rate": 0.5}):
@@ -202,21 +202,6 @@ def test_the_prompts_of_a_scene() -> None:
     states = suite.demonstration(case)
     assert suite.achieved(case.original, states)[-1] and not suite.achieved(case.original, states)[0]
     assert not suite.achieved("hammer", states).any() and states[0, SCENE] == case.seed
-
-
-class Still:
-    """A policy that looks and does nothing."""
-
-    model = SimpleNamespace(horizon=16, history=1, diffusion=SimpleNamespace(inference_steps=1))
-    config = SimpleNamespace(cameras={ROBOT.camera: [32, 32]}, tasks=[], model=model)
-
-    def parameters(self) -> list[Any]:
-        return []
-
-    def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
-        assert all(observation[ROBOT.image].shape == (32, 32, 3) for observation in observations)
-        assert asked[-1] == ROBOT.name
-        return np.zeros((len(observations), 16, 4), np.float32)
 
 
 def test_recordings_are_trained_on_and_the_policy_evaluated(
@@ -250,7 +235,7 @@ def test_recordings_are_trained_on_and_the_policy_evaluated(
 def test_tiers_are_reported_where_all_tasks_are_played(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = MT50Suite(Protocol(max_steps=1))
     monkeypatch.setattr(suite, "make_env", lambda cameras: Announced(suite))
-    evaluation = evaluate(Still(), suite, EvaluationConfig(episodes=50, execute=1), prompts=("right",))
+    evaluation = evaluate(Still(ROBOT), suite, EvaluationConfig(episodes=50, execute=1), prompts=("right",))
     assert {name: rate.n for name, rate in evaluation.tiers.items()} == {
         "easy": 28, "medium": 11, "hard": 6, "very_hard": 5, "average": 50,
     }  # fmt: skip

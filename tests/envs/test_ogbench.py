@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pytest
+from robots import Still
 
 from vla.config import EvaluationConfig
 from vla.data.collect import CollectSettings, collect
@@ -163,24 +163,10 @@ def test_the_prompts_of_a_scene() -> None:
     assert suite.achieved(case.original, states)[-1] and not suite.achieved(case.original, states)[0]
 
 
-class Still:
-    """A policy that looks and does nothing."""
-
-    model = SimpleNamespace(horizon=16, history=1, diffusion=SimpleNamespace(inference_steps=1))
-    config = SimpleNamespace(cameras={"front": [32, 32]}, tasks=[], model=model)
-
-    def parameters(self) -> list[Any]:
-        return []
-
-    def act_batch(self, observations: list[dict[str, np.ndarray]], *asked: Any) -> np.ndarray:
-        assert all(observation[ROBOT.image].shape == (32, 32, 3) for observation in observations)
-        assert asked[-1] == "ogbench-scene"  # the embodiment
-        return np.zeros((len(observations), 16, 5), np.float32)
-
-
 def test_a_policy_is_evaluated_in_words_and_pictures(tmp_path: Path) -> None:
     settings = EvaluationConfig(episodes=1, execute=16, num_envs=1)
-    evaluation = evaluate(Still(), OGBenchSceneSuite(), settings, prompts=("right", "other", "goal_image"))
+    assert ROBOT.name == "ogbench-scene" and (ROBOT.camera, len(ROBOT.action_names)) == ("front", 5)
+    evaluation = evaluate(Still(ROBOT), OGBenchSceneSuite(), settings, prompts=("right", "other", "goal_image"))
     assert {rate.mean for rate in evaluation.prompts.values()} == {0.0}
     assert {failed.kind for failed in evaluation.failures} == {"nothing"} and evaluation.fps == 20
     assert write_report(evaluation, OGBenchSceneSuite(), tmp_path).is_file()
