@@ -183,6 +183,9 @@ class ModelConfig(Section):
     the others a random choice, so that one policy understands each alone."""
     goal_state: Literal["observation.environment_state", "observation.state"] = "observation.environment_state"
     """The column that a goal state is a value of; the policy must then observe it, too."""
+    goal_state_ignores: list[str] = []
+    """Things of which a goal state tells nothing, by what comes before the dot in the names of that column: an arm,
+    where it doesn't matter how it stands in the end."""
     keyframes: Positive = 2
     """The context points out where the robot will be at so many next keyframes (something is taken or let go, or the
     segment ends): a direct gradient for finding what the instruction names. Each builds on the one before."""

@@ -182,6 +182,21 @@ def test_unknown_names_list_the_known_ones(write):
         dataset.column("effort")
 
 
+@pytest.mark.parametrize(("written", "read"), [
+    (["cube.x", "cube.y", "lid"], ["cube.x", "cube.y", "lid"]),
+    ({"motors": ["pan", "lift"], "gripper": ["open"]}, ["pan", "lift", "open"]),
+    ({"delta_x": 0, "delta_y": 1, "delta_z": 2}, ["delta_x", "delta_y", "delta_z"]),
+    (["too", "few"], ["0", "1", "2"]),
+    (None, ["0", "1", "2"]),
+])  # fmt: skip
+def test_numbers_have_names_however_they_are_written(write, written, read):
+    root = write(range(1))
+    info = json.loads((root / "meta/info.json").read_text())
+    info["features"]["action"]["names"] = written
+    (root / "meta/info.json").write_text(json.dumps(info))
+    assert EpisodeDataset(root).names("action") == read
+
+
 def test_episode_lengths_come_from_the_writer(write):
     dataset = EpisodeDataset(write(range(7)))
     assert dataset.episodes.length.tolist() == [len(make_episode(number)) for number in range(7)]

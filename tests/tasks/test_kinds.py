@@ -16,7 +16,7 @@ from vla.config import Config, ConfigError, parse_config
 from vla.data.batches import BatchSource, load_training_data
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
-from vla.models.embodiment import Embodiment
+from vla.models.embodiment import Embodiment, things_of
 from vla.models.observe import Goal, ObservationError
 from vla.models.policy import VLAPolicy
 from vla.tasks.kinds import Clues, GoalState, Scene, Sizes
@@ -106,7 +106,8 @@ def trained(recorded: EpisodeDataset, encoders: dict[str, str], tmp_path_factory
 def test_a_goal_state_tells_only_what_is_to_change() -> None:
     """A whole state would be the fingerprint of a scene, to remember by what was done in it."""
     torch.manual_seed(0)
-    kind = GoalState(Sizes(width=16, heads=2, embodiments=[Embodiment("robot", 2, 2, 10, goal_dim=4)]))
+    robot = Embodiment("robot", 2, 2, 10, goal_dim=4, goal_things=things_of(["a", "b", "c", "d"]))
+    kind = GoalState(Sizes(width=16, heads=2, embodiments=[robot]))
     cells, where = torch.randn(1, 1, 9, 16), torch.randn(1, 9, 16)
 
     def told(now: list[float], goal: list[float]) -> Clues:
@@ -122,6 +123,53 @@ def test_a_goal_state_tells_only_what_is_to_change() -> None:
     assert farther.wanted is not None and not torch.allclose(farther.wanted, clues.wanted)
     there = told([0.1] * 4, [0.1] * 4)  # nothing is left to do
     assert there.wanted is not None and torch.isfinite(there.wanted).all()
+
+
+def test_things_of_a_sort_are_told_alike_and_whole() -> None:
+    """What is learnt of one holds for the others, and a thing that moves along one axis says where it is on both."""
+    torch.manual_seed(0)
+    names = ["tip.z", *(f"thing_{number}.{axis}" for number in range(3) for axis in "xy")]
+    robot = Embodiment("robot", 2, 2, 10, goal_dim=7, goal_things=things_of(names))
+    kind = GoalState(Sizes(width=16, heads=2, embodiments=[robot]))
+    cells, where = torch.randn(1, 1, 9, 16), torch.randn(1, 9, 16)
+
+    def told(number: int, place: tuple[float, float]) -> Clues:
+        now = torch.zeros(7)
+        now[1 + 2 * number : 3 + 2 * number] = torch.tensor(place)
+        goal = now.clone()
+        goal[1 + 2 * number] += 0.5  # along x alone
+        return kind(TaskIdentifier([""]), Scene(cells, where, None, torch.stack([now, goal])[None], 0))
+
+    first, third, elsewhere = told(0, (0.1, 0.2)), told(2, (0.1, 0.2)), told(2, (0.1, 0.9))
+    assert first.mask is not None and first.mask[0].tolist() == [True, False, True, False, False]
+    assert third.mask is not None and third.mask[0].tolist() == [True, False, False, False, True]
+    torch.testing.assert_close(first.tokens[0, 2], third.tokens[0, 4])
+    torch.testing.assert_close(first.wanted, third.wanted)
+    assert elsewhere.wanted is not None and not torch.allclose(elsewhere.wanted, third.wanted)
+
+
+def test_things_that_do_not_matter_are_not_told(
+    recorded: EpisodeDataset, encoders: dict[str, str], tmp_path: Path
+) -> None:
+    names = recorded.names(STATE)
+    told = [names[number] for sort in things_of(names, ["tip"]) for thing in sort for number in thing]
+    assert told == [name for name in names if not name.startswith("tip.")]
+    model = {"model__task_kinds": KINDS, "model__goal_state_ignores": ["arm"]}
+    with pytest.raises(ConfigError, match=r"model\.goal_state_ignores: in .*there is no 'arm', only tip, thing_0"):
+        train(tiny.run_config(recorded.root, encoders, tmp_path, **model))
+
+
+def test_a_recording_says_whose_its_numbers_are(recorded: EpisodeDataset, trained: VLAPolicy) -> None:
+    names = recorded.names(STATE)
+    [things] = [sort for sort in trained.config.embodiments[0].goal_things if len(sort) > 1]
+    assert [names[number] for thing in things for number in thing if names[number].endswith(".x")] == [
+        f"thing_{slot}.x" for slot in range(6)
+    ]
+    # One unit for all of them: the same place is the same number, whichever thing is there.
+    assert trained.normalize_goal is not None
+    normalizer = trained.normalize_goal[0]
+    for values in (normalizer.offset, normalizer.scale):
+        assert (values[torch.tensor(things)] == values[things[0]]).all()
 
 
 class TestActing:

@@ -114,6 +114,13 @@ class EpisodeDataset:
     def environment_state_dim(self) -> int | None:
         return _width(self.features, ENVIRONMENT_STATE) if ENVIRONMENT_STATE in self.features else None
 
+    def names(self, column: str) -> list[str]:
+        """What each number of a column is; numbered where the data set doesn't say."""
+        names, width = self.features[column].get("names") or [], _width(self.features, column)
+        if isinstance(names, dict):  # under headings, as LeRobot also writes them
+            names = [name for heading, own in names.items() for name in (own if isinstance(own, list) else [heading])]
+        return list(names) if len(names) == width else [str(number) for number in range(width)]
+
     @property
     def embodiment(self) -> str:
         """The robot's type, as recorded."""

@@ -91,7 +91,8 @@ class EpisodeWriter:
         fps: frames per second.
         cameras: name -> (H, W).
         state_dim, action_dim, environment_state_dim: widths; None records no environment state.
-        state_names, action_names: what each number is; by default state_0, state_1, ...
+        state_names, action_names, environment_state_names: what each number is; by default state_0, state_1, ... A dot
+            sets off whose it is: `cube.x` and `cube.y` are two numbers of one thing.
         robot_type: the embodiment.
         video: store mp4; otherwise PNGs inside the data files.
         crf: quality of the video; smaller is better and larger.
@@ -110,6 +111,7 @@ class EpisodeWriter:
         state_dim: int,
         action_dim: int,
         environment_state_dim: int | None = None,
+        environment_state_names: Sequence[str] | None = None,
         state_names: Sequence[str] | None = None,
         action_names: Sequence[str] | None = None,
         robot_type: str = "unknown",
@@ -122,7 +124,7 @@ class EpisodeWriter:
         self._episodes_per_file = episodes_per_file
         vectors = {STATE: (state_dim, state_names), ACTION: (action_dim, action_names)}
         if environment_state_dim is not None:
-            vectors[ENVIRONMENT_STATE] = (environment_state_dim, None)
+            vectors[ENVIRONMENT_STATE] = (environment_state_dim, environment_state_names)
         self._features = make_features(vectors, self._cameras, make_video_info(fps, crf) if video else None)
         self._robot_type = robot_type
         self._pending: list[_Placed] = []

@@ -25,8 +25,12 @@ class Robot:
     camera: str
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    environment_state_dim: int
+    environment_state_names: tuple[str, ...]  # `thing.quantity` where it is a thing's
     state_range: tuple[float, float] = (-np.inf, np.inf)
+
+    @property
+    def environment_state_dim(self) -> int:
+        return len(self.environment_state_names)
 
     @property
     def image(self) -> str:
@@ -41,6 +45,7 @@ class Robot:
             "state_dim": len(self.state_names),
             "action_dim": len(self.action_names),
             "environment_state_dim": self.environment_state_dim,
+            "environment_state_names": self.environment_state_names,
             "state_names": self.state_names,
             "action_names": self.action_names,
             "robot_type": self.name,

@@ -33,6 +33,12 @@ class Normalizer(nn.Module):
         self.low.copy_(torch.minimum(self.low, low))
         self.high.copy_(torch.maximum(self.high, high))
 
+    @torch.no_grad()
+    def share(self, things: Tensor) -> None:
+        """Let things of a sort have the same units, so wide that they fit all: [n, K] indices of their K quantities."""
+        low, high = (self.offset - self.scale)[things].amin(dim=0), (self.offset + self.scale)[things].amax(dim=0)
+        self.offset[things], self.scale[things] = (low + high) / 2, (high - low) / 2
+
     def forward(self, values: Tensor) -> Tensor:
         """Robot units [..., size] -> model units."""
         return (values - self.offset) / self.scale

@@ -203,17 +203,15 @@ class VLAPolicy(PreTrainedModel):
         self.config.architecture = {**self.config.architecture, "critic": settings.model_dump(mode="json")}
         self.critic = Critic(self.config.model, settings, self.config.embodiments)
 
-    def add_kinds(self, model: ModelConfig, goal_dims: Sequence[int]) -> None:
+    def add_kinds(self, model: ModelConfig, robots: Sequence[Embodiment]) -> None:
         """Fresh modules for the kinds of task identifiers of `model` that the policy can't yet be told by.
 
         Args:
-            goal_dims: G of each embodiment, in the order of their numbers.
+            robots: the embodiments that it knows, and what their goal states are, in the order of their numbers.
         """
-        known = zip(self.config.robots, goal_dims, strict=True)
-        self.config.robots = [{**robot, "goal_dim": goal_dim} for robot, goal_dim in known]
-        kinds = {"task_kinds": list(model.task_kinds), "goal_state": model.goal_state}
-        self.config.architecture = {**self.config.architecture, **kinds}
-        robots = self.config.embodiments
+        self.config.robots = [asdict(robot) for robot in robots]
+        of_kinds = model.model_dump(mode="json", include={"task_kinds", "goal_state", "goal_state_ignores"})
+        self.config.architecture = {**self.config.architecture, **of_kinds}
         self.reader.add_kinds(self.config.model, robots)
         if self.normalize_goal is None:
             self.normalize_goal = _goal_normalizers(model, robots)

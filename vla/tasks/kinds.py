@@ -25,7 +25,7 @@ from vla.models.layers import Attention, FeedForward, fourier
 
 LANGUAGE = "language"
 MAX_TASKS = 256  # that a policy can have numbers for, those learnt later included
-CHANGED = 0.05  # normalised units by which a number of the state is to change, to be worth mentioning
+CHANGED = 0.05  # normalised units by which a number of a thing is to change, for it to be mentioned
 FREQUENCIES = 5  # of the Fourier features of a number: periods of 8 to 0.5 normalised units
 
 
@@ -87,11 +87,10 @@ class TaskNumber(Kind):
 
 
 class GoalState(Kind):
-    """A token for each number of the state that is to change: which it is, what it is now, and what it is to be.
+    """A token for each thing that is to change: what its numbers are now, and what they are to be.
 
     Of the others nothing is said: a whole state is the fingerprint of a scene, by which a policy would remember what
-    was done there. The tokens hear each other, since what a number means others say (whose place, along which axis),
-    and every cell of the picture asks what they say about its place.
+    was done there. The tokens hear each other, and every cell of the picture asks what they say about its place.
     """
 
     state = True
@@ -99,9 +98,8 @@ class GoalState(Kind):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         width = sizes.width
-        self.which = Adapters(sizes.embodiments, lambda robot: nn.Embedding(robot.goal_dim, width))
+        self.things = Adapters(sizes.embodiments, lambda robot: Things(robot, width))
         self.rest = nn.Parameter(torch.randn(1, 1, width) * 0.02)  # stands for all that stays
-        self.values = nn.Linear(3 * (1 + 2 * FREQUENCIES), width)
         self.out = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.LayerNorm(width))
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
         self.talk = Attention(width, sizes.heads)
@@ -111,13 +109,9 @@ class GoalState(Kind):
 
     def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
         assert scene.goal is not None
-        now, goal = scene.goal.unbind(dim=1)
-        change = goal - now
-        numbers = torch.stack([now, goal, change], dim=-1)  # [B, G, 3]
-        which = self.which[scene.embodiment].weight
-        tokens = self.out(self.values(fourier(numbers, math.pi / 4, FREQUENCIES)) + which)
-        tokens = torch.cat([self.rest.expand(len(tokens), 1, -1), tokens], dim=1)
-        mask = F.pad(change.abs() > CHANGED, (1, 0), value=True)
+        things, changes = self.things[scene.embodiment](scene.goal)
+        tokens = torch.cat([self.rest.expand(len(things), 1, -1), self.out(things)], dim=1)
+        mask = F.pad(changes, (1, 0), value=True)
         talk, think, hear = self.norms
         tokens = tokens + self.talk(talk(tokens), talk(tokens), mask)
         tokens = tokens + self.think(think(tokens))
@@ -125,6 +119,26 @@ class GoalState(Kind):
         told = self.ask(cells, hear(tokens), mask)
         wanted = self.compare(torch.cat([cells, told], dim=-1))
         return Clues(tokens, mask, rearrange(wanted, "b (t n) d -> b t n d", t=len(scene.where)))
+
+
+class Things(nn.Module):
+    """Reads the things of an embodiment's scene off its state; those of a sort are read alike, whichever it is."""
+
+    def __init__(self, robot: Embodiment, width: int) -> None:
+        super().__init__()
+        self.numbers = robot.goal_things  # of each sort, [n, K] numbers of its n things
+        self.read = nn.ModuleList(nn.Linear(3 * len(sort[0]) * (1 + 2 * FREQUENCIES), width) for sort in self.numbers)
+        self.which = nn.Parameter(torch.zeros(sum(map(len, self.numbers)), width))
+
+    def forward(self, goal: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, 2, G] now and at the goal -> what is said of every thing, [B, L, D], and whether it changes, [B, L]."""
+        tokens, changes = [], []
+        for numbers, read in zip(self.numbers, self.read, strict=True):
+            now, then = goal[:, :, numbers].unbind(dim=1)  # [B, n, K] each
+            values = torch.cat([now, then, then - now], dim=-1)
+            tokens.append(read(fourier(values, math.pi / 4, FREQUENCIES)))
+            changes.append(((then - now).abs() > CHANGED).any(dim=-1))
+        return torch.cat(tokens, dim=1) + self.which, torch.cat(changes, dim=1)
 
 
 class Views(Kind):

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ from vla.data.batches import BatchSource, TrainingData, load_training_data
 from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
 from vla.data.stats import Statistics, normalization
-from vla.models.embodiment import Embodiment
+from vla.models.embodiment import Embodiment, things_of
 from vla.models.normalizer import Normalizer
 from vla.models.policy import VLAConfig, VLAPolicy, policy_folder
 from vla.tasks.kinds import takes_state
@@ -390,7 +390,10 @@ def fit_goal_normalizer(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -
     if policy.normalize_goal is None:
         return
     model, number = policy.config.model, policy.config.number_of(datasets[0].embodiment)
-    _fit([(policy.normalize_goal[number], model.goal_state)], datasets, model)
+    normalizer = policy.normalize_goal[number]
+    _fit([(normalizer, model.goal_state)], datasets, model)
+    for sort in policy.config.embodiments[number].goal_things:
+        normalizer.share(torch.tensor(sort))
 
 
 def widen_normalizers(policy: VLAPolicy, datasets: Sequence[EpisodeDataset]) -> None:
@@ -493,33 +496,30 @@ def _add_kinds(policy: VLAPolicy, config: Config, data: TrainingData, origin: st
     """Raises ConfigError if goal states are new and the policy knows a robot whose ones no data set shows."""
     robots, model = policy.config.embodiments, config.model
     if policy.normalize_goal is not None or not takes_state(model.task_kinds):
-        policy.add_kinds(model, [robot.goal_dim for robot in robots])
+        policy.add_kinds(model, robots)
         return
     if missing := [robot.name for robot in robots if robot.name not in data.by_embodiment]:
         raise ConfigError(f"model.task_kinds: {origin} also acts with {missing[0]!r}, whose goal states none of "
                           "data.datasets shows; add one of its data sets")  # fmt: skip
     known = [data.by_embodiment[robot.name] for robot in robots]
-    policy.add_kinds(model, [_goal_dim(model, datasets[0]) for datasets in known])
+    policy.add_kinds(model, [_embodiment(model, datasets[0]) for datasets in known])
     for datasets in known:
         fit_goal_normalizer(policy, datasets)
 
 
 def _embodiment(model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
-    return Embodiment(dataset.embodiment, dataset.state_dim, dataset.action_dim, dataset.fps, _goal_dim(model, dataset))
-
-
-def _goal_dim(model: ModelConfig, dataset: EpisodeDataset) -> int:
-    """Numbers of a goal state; 0 where the policy isn't told by one.
-
-    Raises:
-        ConfigError: the data set doesn't have the column.
-    """
+    """Raises ConfigError if it is to be told by goal states of which the data set knows nothing."""
+    robot = Embodiment(dataset.embodiment, dataset.state_dim, dataset.action_dim, dataset.fps)
     if not takes_state(model.task_kinds):
-        return 0
+        return robot
     if model.goal_state not in dataset.features:
         raise ConfigError(f"model.goal_state is {model.goal_state}, which {dataset.root} doesn't have; "
                           "use observation.state, or leave goal_state out of model.task_kinds")
-    return dataset.column(model.goal_state).shape[1]
+    try:
+        things = things_of(dataset.names(model.goal_state), model.goal_state_ignores)
+    except ValueError as error:
+        raise ConfigError(f"model.goal_state_ignores: in {model.goal_state} of {dataset.root} {error}") from error
+    return replace(robot, goal_dim=dataset.column(model.goal_state).shape[1], goal_things=things)
 
 
 def _feature_caches(
@@ -565,8 +565,9 @@ def _checked(config: Config) -> Config:
     if kept.critic is None:
         kept = kept.model_copy(update={"critic": config.model.critic})
     if set(kept.task_kinds) < set(config.model.task_kinds):
-        goal_state = (kept if takes_state(kept.task_kinds) else config.model).goal_state
-        kept = kept.model_copy(update={"task_kinds": config.model.task_kinds, "goal_state": goal_state})
+        goals = kept if takes_state(kept.task_kinds) else config.model
+        kept = kept.model_copy(update={"task_kinds": config.model.task_kinds, "goal_state": goals.goal_state,
+                                       "goal_state_ignores": goals.goal_state_ignores})  # fmt: skip
     asked = _flat(config.model.model_dump(mode="json", exclude_unset=True))
     theirs = _flat(kept.model_dump(mode="json"))
     if changed := [f"model.{key} is {value!r}, there {theirs.get(key)!r}"

@@ -22,5 +22,5 @@ ROBOT: Final = Robot(
     state_names=("x", "y", "z", "opening"),
     # Wanted change of the hand's position in a step, in shares of a centimetre, and how hard the gripper closes.
     action_names=("dx", "dy", "dz", "grip"),
-    environment_state_dim=STATE_SIZE,
+    environment_state_names=("task", "scene", "success", *(f"qpos_{number}" for number in range(STATE_SIZE - QPOS))),
 )

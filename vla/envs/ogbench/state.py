@@ -23,6 +23,12 @@ UNLOCKED: Final = slice(25, 27)  # 1 where the button's thing can be moved, 0 wh
 UNLOCKED_DRAWER, UNLOCKED_WINDOW = 25, 26
 EFFECTOR: Final = slice(27, 30)  # the point between the fingertips
 STATE_SIZE: Final = 30  # E
+STATE_NAMES: Final = (
+    *(f"arm.joint_{number}" for number in range(CUBE.start)),
+    *(f"cube.{name}" for name in ("x", "y", "z", "qw", "qx", "qy", "qz")),
+    "button_0.pressed", "button_1.pressed", "drawer.opening", "window.opening", "drawer.unlocked", "window.unlocked",
+    "arm.x", "arm.y", "arm.z",
+)  # fmt: skip
 
 ROBOT: Final = Robot(
     name="ogbench-scene",
@@ -33,7 +39,7 @@ ROBOT: Final = Robot(
     state_names=("x", "y", "z", "cos_yaw", "sin_yaw", "closed", "contact"),
     # Wanted change of these in a step, in shares of the largest one.
     action_names=("dx", "dy", "dz", "dyaw", "dclosed"),
-    environment_state_dim=STATE_SIZE,
+    environment_state_names=STATE_NAMES,
 )
 
 OPEN_DRAWER: Final = -0.16

@@ -15,7 +15,7 @@ from vla.envs.tabletop.instructions import phrase
 from vla.envs.tabletop.outcomes import Outcome
 from vla.envs.tabletop.render import render
 from vla.envs.tabletop.scenes import sample_task
-from vla.envs.tabletop.state import HELD, STATE_SIZE, SUCTION, TIP_X, TIP_Y, Thing, empty_state, things_on_table
+from vla.envs.tabletop.state import HELD, STATE_NAMES, SUCTION, TIP_X, TIP_Y, Thing, empty_state, things_on_table
 from vla.envs.tabletop.world import STEP_SECONDS, World
 
 MAX_STEP: Final = 0.07  # the farthest the tip moves along an axis in one step, in table units
@@ -25,7 +25,7 @@ ROBOT: Final = Robot(
     camera="top",
     state_names=("tip_x", "tip_y", "suction", "holding"),
     action_names=("dx", "dy", "hold"),
-    environment_state_dim=STATE_SIZE,
+    environment_state_names=STATE_NAMES,
     state_range=(0, 1),
 )
 

@@ -26,6 +26,11 @@ TIP_X, TIP_Y, SUCTION, HELD, RAISED, _FIRST_OBJECT = range(6)
 PRESENT, COLOUR, SHAPE, X, Y, ANGLE, VX, VY, IS_HELD = range(9)
 OBJECT_SIZE: Final = 9
 STATE_SIZE: Final = _FIRST_OBJECT + MAX_OBJECTS * OBJECT_SIZE
+_SLOT_NAMES: Final = ("present", "colour", "shape", "x", "y", "angle", "vx", "vy", "held")
+STATE_NAMES: Final = (
+    "tip.x", "tip.y", "tip.suction", "tip.held", "tip.raised",
+    *(f"thing_{slot}.{name}" for slot in range(MAX_OBJECTS) for name in _SLOT_NAMES),
+)
 
 # By shape id. Solid outlines are regular polygons with a corner at the thing's angle (a disc is one with many sides, a
 # star the hull of its points), of radii that make the four look the same size.
