@@ -126,15 +126,17 @@ class Things(nn.Module):
 
     def __init__(self, robot: Embodiment, width: int) -> None:
         super().__init__()
-        self.numbers = robot.goal_things  # of each sort, [n, K] numbers of its n things
-        self.read = nn.ModuleList(nn.Linear(3 * len(sort[0]) * (1 + 2 * FREQUENCIES), width) for sort in self.numbers)
-        self.which = nn.Parameter(torch.zeros(sum(map(len, self.numbers)), width))
+        sorts = robot.goal_things
+        for index, sort in enumerate(sorts):
+            self.register_buffer(f"numbers_{index}", torch.tensor(sort), persistent=False)  # [n, K] of its n things
+        self.read = nn.ModuleList(nn.Linear(3 * len(sort[0]) * (1 + 2 * FREQUENCIES), width) for sort in sorts)
+        self.which = nn.Parameter(torch.zeros(sum(map(len, sorts)), width))
 
     def forward(self, goal: Tensor) -> tuple[Tensor, Tensor]:
         """[B, 2, G] now and at the goal -> what is said of every thing, [B, L, D], and whether it changes, [B, L]."""
         tokens, changes = [], []
-        for numbers, read in zip(self.numbers, self.read, strict=True):
-            now, then = goal[:, :, numbers].unbind(dim=1)  # [B, n, K] each
+        for index, read in enumerate(self.read):
+            now, then = goal[:, :, self.get_buffer(f"numbers_{index}")].unbind(dim=1)  # [B, n, K] each
             values = torch.cat([now, then, then - now], dim=-1)
             tokens.append(read(fourier(values, math.pi / 4, FREQUENCIES)))
             changes.append(((then - now).abs() > CHANGED).any(dim=-1))
