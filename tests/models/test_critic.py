@@ -160,12 +160,17 @@ class TestConsequences:
         config = make_config(recorded, only_success=False)
         assert BatchSource(load_training_data(config), config).batches(0)[0].imitated.all()
 
-    def test_a_goal_state_is_reached_where_the_recording_first_comes_near(self, recorded: EpisodeDataset) -> None:
+    @pytest.mark.parametrize("ignored", [[], ["tip"]])
+    def test_a_goal_state_is_reached_where_the_recording_first_comes_near(
+        self, recorded: EpisodeDataset, ignored: list[str]
+    ) -> None:
         config = make_config(recorded, goal_tolerance=0.05)
-        kinds = config.model.model_copy(update={"task_kinds": ["goal_state"], "instruction_dropout": 0.0})
-        config = config.model_copy(update={"model": kinds})
+        kinds = {"task_kinds": ["goal_state"], "goal_state_ignores": ignored, "instruction_dropout": 0.0}
+        config = config.model_copy(update={"model": config.model.model_copy(update=kinds)})
         source = BatchSource(load_training_data(config), config)
         segments, states = source.data.segments, recorded.column("observation.environment_state")
+        names = recorded.names("observation.environment_state")
+        states = states[:, [name.split(".")[0] not in ignored for name in names]]
         early = 0
         for step in range(4):
             batch = source.batches(step)[0]

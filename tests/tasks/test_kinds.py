@@ -16,7 +16,8 @@ from vla.config import Config, ConfigError, parse_config
 from vla.data.batches import BatchSource, load_training_data
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
-from vla.models.embodiment import Embodiment, things_of
+from vla.data.layout import things_of
+from vla.models.embodiment import Embodiment
 from vla.models.observe import Goal, ObservationError
 from vla.models.policy import VLAPolicy
 from vla.tasks.kinds import Clues, GoalState, Scene, Sizes

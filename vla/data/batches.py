@@ -23,7 +23,7 @@ from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
 from vla.data.goals import draw_goals, goal_reward
 from vla.data.keyframes import next_keyframes, switch_frames
-from vla.data.layout import INFO
+from vla.data.layout import INFO, things_of
 from vla.data.sampler import EPSILON, StratifiedSampler, shares
 from vla.data.segments import Segments
 from vla.tasks.kinds import LANGUAGE, shows_goal, takes_state, views_of
@@ -244,11 +244,13 @@ class BatchSource:
         self, segment: np.ndarray, frame: np.ndarray, last: np.ndarray, given: dict[str, np.ndarray], ahead: int
     ) -> np.ndarray:
         """[b]: the first of the next frames that is in the state of a drawn goal, else `last`, which is the goal."""
-        if not takes_state(self._config.model.task_kinds):
+        model, dataset = self._config.model, self.data.segments.dataset[segment]
+        if not takes_state(model.task_kinds):
             return last
         way = np.minimum(frame[:, None] + np.arange(ahead + 1), last[:, None])
-        states = self._gather(self.data.segments.dataset[segment], np.append(way, last[:, None], axis=1),
-                              self._config.model.goal_state)  # fmt: skip
+        states = self._gather(dataset, np.append(way, last[:, None], axis=1), model.goal_state)
+        things = things_of(self.data.datasets[dataset[0]].names(model.goal_state), model.goal_state_ignores)
+        states = states[..., [number for sort in things for thing in sort for number in thing]]
         _, done = goal_reward(states[:, :-1], states[:, -1:], tolerance=self._config.data.goal_tolerance)
         there = way[np.arange(len(way)), done.argmax(axis=1)]
         return np.where(done.any(axis=1) & _shown(given, len(segment)), there, last)

@@ -39,6 +39,28 @@ def image_keys(features: dict[str, dict[str, Any]]) -> list[str]:
     return [key for key, feature in features.items() if feature["dtype"] in ("video", "image")]
 
 
+def things_of(names: Sequence[str], ignored: Sequence[str] = ()) -> list[list[list[int]]]:
+    """The things that numbers named `thing.quantity` are of: for every sort, which has the same quantities, and each
+    thing of it, where its numbers are. One without a dot in its name is a thing of its own.
+
+    Raises:
+        ValueError: there is no thing of an `ignored` name, or none is left.
+    """
+    numbers: dict[str, list[int]] = {}
+    for number, name in enumerate(names):
+        numbers.setdefault(name.rpartition(".")[0] or name, []).append(number)
+    for name in ignored:
+        if name not in numbers:
+            raise ValueError(f"there is no {name!r}, only {', '.join(numbers)}")
+        del numbers[name]
+    if not numbers:
+        raise ValueError("nothing else is there to tell of")
+    things: dict[str, list[list[int]]] = {}
+    for own in numbers.values():
+        things.setdefault(" ".join(names[number].rpartition(".")[2] for number in own), []).append(own)
+    return list(things.values())
+
+
 def make_features(
     vectors: dict[str, tuple[int, Sequence[str] | None]],
     cameras: dict[str, tuple[int, int]],

@@ -30,26 +30,6 @@ class Embodiment:
     goal_things: Sequence[Sequence[Sequence[int]]] = ()  # of every sort of things, of each of the sort: its numbers
 
 
-def things_of(names: Sequence[str], ignored: Sequence[str] = ()) -> list[list[list[int]]]:
-    """The things that numbers named `thing.quantity` are of: for every sort, which has the same quantities, and each
-    thing of it, where its numbers are. One without a dot in its name is a thing of its own.
-
-    Raises:
-        ValueError: there is no thing of an `ignored` name.
-    """
-    numbers: dict[str, list[int]] = {}
-    for number, name in enumerate(names):
-        numbers.setdefault(name.rpartition(".")[0] or name, []).append(number)
-    for name in ignored:
-        if name not in numbers:
-            raise ValueError(f"there is no {name!r}, only {', '.join(numbers)}")
-        del numbers[name]
-    things: dict[str, list[list[int]]] = {}
-    for own in numbers.values():
-        things.setdefault(" ".join(names[number].rpartition(".")[2] for number in own), []).append(own)
-    return list(things.values())
-
-
 class Adapters(nn.ModuleList, Generic[Part]):
     """The same part of a policy for every embodiment, in the order of the policy's list."""
 

@@ -42,8 +42,9 @@ from vla.config import Config, ConfigError, ModelConfig
 from vla.data.batches import BatchSource, TrainingData, load_training_data
 from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
+from vla.data.layout import things_of
 from vla.data.stats import Statistics, normalization
-from vla.models.embodiment import Embodiment, things_of
+from vla.models.embodiment import Embodiment
 from vla.models.normalizer import Normalizer
 from vla.models.policy import VLAConfig, VLAPolicy, policy_folder
 from vla.tasks.kinds import takes_state
