@@ -22,7 +22,7 @@ from vla.config import Config, ConfigError, CriticConfig
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
-from vla.models.observe import Goal
+from vla.models.observe import Goal, ObservationError
 from vla.models.policy import VLAPolicy
 from vla.models.text import TextEncoder
 from vla.training import trainer
@@ -373,6 +373,18 @@ class TestStartingPoint:
         with pytest.raises(ConfigError, match=r"model\.task_kinds is \['language'\], there "):
             train(tiny.run_config(data.root, encoders, tmp_path / "third", init_from=str(tmp_path / "second"),
                                   model__task_kinds=["language"]))  # fmt: skip
+
+    def test_new_kinds_do_not_excuse_another_layout(self, tmp_path: Path, encoders: dict[str, str]) -> None:
+        data = collect(CollectSettings(out=tmp_path / "data", episodes=4, num_workers=0, image_size=64))
+        policy = train(tiny.run_config(data.root, encoders, tmp_path / "first"))
+        learnt = json.loads((policy / "config.json").read_text())
+        learnt["robots"][0]["fps"] = 2 * data.fps
+        (policy / "config.json").write_text(json.dumps(learnt))
+        config = tiny.run_config(data.root, encoders, tmp_path / "second", init_from=str(tmp_path / "first"),
+                                 model__task_kinds=["language", "goal_state"])  # fmt: skip
+        refusal = f"fps: is {data.fps}, but the policy was trained with {2 * data.fps}"
+        with pytest.raises(ObservationError, match=refusal):
+            train(config)
 
     def test_new_data_may_reach_farther(self, config: MakeConfig) -> None:
         source = train(config("first"))

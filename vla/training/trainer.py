@@ -503,14 +503,23 @@ def _add_kinds(policy: VLAPolicy, config: Config, data: TrainingData, origin: st
         raise ConfigError(f"model.task_kinds: {origin} also acts with {missing[0]!r}, whose goal states none of "
                           "data.datasets shows; add one of its data sets")  # fmt: skip
     known = [data.by_embodiment[robot.name] for robot in robots]
-    policy.add_kinds(model, [_embodiment(model, datasets[0]) for datasets in known])
+    told = [_with_goals(robot, model, datasets[0]) for robot, datasets in zip(robots, known, strict=True)]
+    policy.add_kinds(model, told)
     for datasets in known:
         fit_goal_normalizer(policy, datasets)
 
 
 def _embodiment(model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
-    """Raises ConfigError if it is to be told by goal states of which the data set knows nothing."""
     robot = Embodiment(dataset.embodiment, dataset.state_dim, dataset.action_dim, dataset.fps)
+    return _with_goals(robot, model, dataset)
+
+
+def _with_goals(robot: Embodiment, model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
+    """The robot, and what goal states say of its scene; itself where the policy isn't told by any.
+
+    Raises:
+        ConfigError: the data set doesn't have the column, or none of the things that are to be ignored.
+    """
     if not takes_state(model.task_kinds):
         return robot
     if model.goal_state not in dataset.features:
