@@ -249,8 +249,7 @@ class BatchSource:
             return last
         way = np.minimum(frame[:, None] + np.arange(ahead + 1), last[:, None])
         states = self._gather(dataset, np.append(way, last[:, None], axis=1), model.goal_state)
-        things = things_of(self.data.datasets[dataset[0]].names(model.goal_state), model.goal_state_ignores)
-        states = states[..., [number for sort in things for thing in sort for number in thing]]
+        states = states[..., self._goal_numbers[dataset[0]]]
         _, done = goal_reward(states[:, :-1], states[:, -1:], tolerance=self._config.data.goal_tolerance)
         there = way[np.arange(len(way)), done.argmax(axis=1)]
         return np.where(done.any(axis=1) & _shown(given, len(segment)), there, last)
@@ -323,6 +322,13 @@ class BatchSource:
     def _switches(self) -> list[np.ndarray]:
         """Of each data set. Only batches need them, and finding them reads every action."""
         return [switch_frames(dataset.column("action"), dataset.episodes.start) for dataset in self.data.datasets]
+
+    @cached_property
+    def _goal_numbers(self) -> list[list[int]]:
+        """Of each data set: the numbers that a goal state tells of."""
+        model = self._config.model
+        things = [things_of(data.names(model.goal_state), model.goal_state_ignores) for data in self.data.datasets]
+        return [[number for sort in own for thing in sort for number in thing] for own in things]
 
     def _keyframes(self, dataset: np.ndarray, frame: np.ndarray, last: np.ndarray) -> np.ndarray:
         """[b, W] frames: the next keyframes after `frame` [b] in segments that end with `last` [b]."""
