@@ -61,14 +61,15 @@ class DataConfig(Section):
     frame_stride: Positive | list[Positive] = 1
     """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
     all data sets, or one for each in their order."""
-    goals: Literal["final", "future", "geometric"] = "final"
-    """Which later frame of a segment is the goal (image, state, video) where no words say what is asked for: its last
-    one, any, or one that is near in a geometric distribution."""
+    goals: Literal["final", "future", "geometric", "lasting"] = "final"
+    """Which later frame is the goal (image, state, video) where no words say what is asked for. Of the segment: its
+    last one, any, or one that is near in a geometric distribution. `lasting` also takes the ends of later segments of
+    the episode that still show what this one changed (in `model.goal_state`): goals of several deeds, from play."""
     goal_discount: float = Field(default=0.98, gt=0, lt=1)
     """Of the geometric distribution."""
     goal_tolerance: float = Field(default=0.05, ge=0)
     """A goal state is reached within this distance (Euclidean, units of the column): an attempt is over then for a
-    critic, whatever the recording went on to do."""
+    critic, whatever the recording went on to do. A thing within it hasn't changed, for lasting goals."""
     cache_features: bool = True
     """Keep the tokens of a frozen vision encoder on disk. Changes speed, never a number."""
 
@@ -279,6 +280,12 @@ class Config(Section):
     """Start from this checkpoint's weights (fine-tuning) instead of from scratch; its architecture is kept."""
     output: str = "runs/run"
     """Folder for checkpoints, logs and results."""
+
+    @model_validator(mode="after")
+    def _critic_sees_the_goal_reached(self) -> Config:
+        if self.data.goals == "lasting" and self.model.critic is not None:
+            raise ValueError("data.goals is lasting: those goals lie beyond a segment's end, where a critic is paid")
+        return self
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla.data.goals import Strategy, draw_goals, goal_reward
+from vla.data.goals import Strategy, draw_goals, goal_reward, lasting_ends
 
 STRATEGIES: tuple[Strategy, ...] = ("final", "future", "geometric")
 
@@ -47,6 +47,18 @@ def test_the_ends_of_chance_are_the_ends_of_the_trajectory(strategy: Strategy) -
     uniform = np.array([[0.0, np.nextafter(1, 0)]])
     goals = draw_goals(np.array([3]), np.array([9]), strategy, uniform)
     assert goals.tolist() == [[9, 9] if strategy == "final" else [4, 9]]
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=3, max_size=3), min_size=2, max_size=12))
+def test_a_lasting_goal_shows_what_its_segment_changed(path: list[list[int]]) -> None:
+    states = np.array(path, dtype=np.float32)
+    first, last = np.arange(len(path) - 1), np.arange(1, len(path))
+    found = lasting_ends(first, last, states, [[0], [1, 2]])
+    for begin, end, goals in zip(first, last, found, strict=True):
+        changed = [numbers for numbers in ([0], [1, 2]) if (states[begin] != states[end])[numbers].any()]
+        same = [later for later in range(end, len(path))
+                if all((states[later] == states[end])[numbers].all() for numbers in changed)]  # fmt: skip
+        assert goals.tolist() == (same if changed else [end])
 
 
 def test_what_makes_no_sense_is_refused() -> None:

@@ -21,6 +21,7 @@ from vla.models.embodiment import Embodiment
 from vla.models.observe import Goal, ObservationError
 from vla.models.policy import VLAPolicy
 from vla.tasks.kinds import Clues, GoalState, Scene, Sizes
+from vla.tasks.relabel import relabel
 from vla.training.trainer import train
 
 KINDS = ["language", "task_id", "goal_state", "goal_image", "video"]
@@ -80,6 +81,26 @@ class TestBatches:
                 for camera, images in task.images.items():
                     np.testing.assert_array_equal(images[row, -1], recorded.frames(camera, goal[-1:])[0])
         assert (earlier > 0) == (goals != "final")
+
+    def test_a_lasting_goal_lies_beyond_the_frames_that_are_imitated(self, tmp_path: Path) -> None:
+        """What comes first is imitated towards the end of what comes next, if that leaves it as it was."""
+        data = collect(CollectSettings(out=tmp_path / "play", episodes=4, play=2, num_workers=0, image_size=64))
+        relabel(data)
+        settings = {"task_kinds": KINDS, "goal_state_ignores": ["tip"]}
+        source = make_source(data, goals="lasting", sources=["hindsight"], model=settings)
+        states, segments = data.column(STATE), source.data.segments
+        beyond = 0
+        for step in range(6):
+            batch = source.batches(step)[0]
+            task = batch.observation.task
+            for row, pair in enumerate(task.goal_state.numpy()):
+                now, goal = (np.flatnonzero((states == value).all(axis=1))[-1] for value in pair)
+                stops = segments.stop[(segments.start <= now) & (now < segments.stop)]
+                assert batch.valid[row].sum() in np.minimum(stops - now, 8)
+                beyond += (goal >= stops).all()
+                if task.instruction[row] or task.given["task_id"][row]:
+                    assert goal + 1 in stops
+        assert beyond > 20
 
     def test_a_slice_is_a_slice_of_the_whole(self, recorded: EpisodeDataset) -> None:
         source = make_source(recorded, goals="future")

@@ -17,11 +17,11 @@ import numpy as np
 import torch
 
 from vla.batch import Batch, Consequence, Observation, TaskIdentifier
-from vla.config import Config, ConfigError, DataConfig
+from vla.config import Config, ConfigError, DataConfig, ModelConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
 from vla.data.features import FeatureCache
-from vla.data.goals import draw_goals, goal_reward
+from vla.data.goals import draw_goals, goal_reward, lasting_ends
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.layout import INFO, things_of
 from vla.data.sampler import EPSILON, StratifiedSampler, shares
@@ -106,6 +106,21 @@ def _load(config: Config, held_out: bool) -> TrainingData:
     return data
 
 
+def goal_things(dataset: EpisodeDataset, model: ModelConfig) -> list[list[list[int]]]:
+    """What goal states tell of, as `things_of` has it.
+
+    Raises:
+        ConfigError: the data set doesn't have the column, or none of the things that are to be ignored.
+    """
+    if model.goal_state not in dataset.features:
+        raise ConfigError(f"model.goal_state is {model.goal_state}, which {dataset.root} doesn't have; use "
+                          "observation.state, or neither goal_state in model.task_kinds nor lasting data.goals")
+    try:
+        return things_of(dataset.names(model.goal_state), model.goal_state_ignores)
+    except ValueError as error:
+        raise ConfigError(f"model.goal_state_ignores: in {model.goal_state} of {dataset.root} {error}") from error
+
+
 @dataclass
 class _Drawn:
     """What is random about a global batch."""
@@ -114,6 +129,7 @@ class _Drawn:
     segment: np.ndarray  # [B] int64
     frame: np.ndarray  # [B] int64: the observation
     last: np.ndarray  # [B] int64: the last frame that is imitated
+    goal: np.ndarray  # [B] int64: the frame that is to be reached
     given: dict[str, np.ndarray]  # kind of task identifier -> [B] bool
     noise: np.ndarray  # [B, K, H, A] float32, A being the greatest of all embodiments
     time: np.ndarray  # [B, K] float32
@@ -167,12 +183,12 @@ class BatchSource:
         time = np.minimum(time.astype(np.float32), LATEST_TIME)
         withheld = rng.random(training.batch_size) < model.instruction_dropout
         given = self._given(rng, ~withheld)
-        frame, last = self._ends(rng, segment, offset, given)
+        frame, last, goal = self._ends(rng, segment, offset, given)
         left = np.minimum(last - frame + 1, model.horizon)
         total = int((left * self._action_dim[self.data.segments.dataset[segment]]).sum())
         part = model.vision.merge // 2
         shift = rng.integers(-part, part + 1, size=2) if model.vision.jitter else None
-        return _Drawn(stratum, segment, frame, last, given, noise, time, total, shift)
+        return _Drawn(stratum, segment, frame, last, goal, given, noise, time, total, shift)
 
     def _batch(self, drawn: _Drawn, slots: np.ndarray) -> Batch:
         """The `slots` [b] of what was drawn, all of one embodiment."""
@@ -185,7 +201,7 @@ class BatchSource:
         given = {kind: row[slots] for kind, row in drawn.given.items()}
         reached = self._reached(segment, given)
         return Batch(
-            observation=self._observation(segment, frame, last, given),
+            observation=self._observation(segment, frame, drawn.goal[slots], given),
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
             valid=torch.from_numpy(frame[:, None] + np.arange(model.horizon) <= last[:, None]),
             keyframes=torch.from_numpy(self._gather(dataset, keyframes, "observation.state")),
@@ -266,16 +282,21 @@ class BatchSource:
 
     def _ends(
         self, rng: np.random.Generator, segment: np.ndarray, offset: np.ndarray, given: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(frame, last one that is imitated) of every slot, [B] each: the segment's last, or an earlier goal."""
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(frame, last one that is imitated, goal) of every slot, [B] each."""
         segments, settings = self.data.segments, self._config.data
         frame = segments.start[segment] + self.data.stride[segment] * offset
-        last = segments.stop[segment] - 1
+        end = segments.stop[segment] - 1
         if not any(map(shows_goal, given)):
-            return frame, last
-        uniform = rng.random((len(frame), 1))
-        goal = draw_goals(frame, last, settings.goals, uniform, settings.goal_discount)[:, 0]
-        return frame, np.where(_told(given, len(frame)), last, goal)
+            return frame, end, end
+        uniform, told = rng.random((len(frame), 1)), _told(given, len(frame))
+        if settings.goals == "lasting":
+            later = [self._lasting[row] for row in segment]
+            goal = np.array([ends[int(chance * len(ends))] for ends, chance in zip(later, uniform[:, 0], strict=True)])
+        else:
+            goal = draw_goals(frame, end, settings.goals, uniform, settings.goal_discount)[:, 0]
+        goal = np.where(told, end, goal)
+        return frame, np.minimum(end, goal), goal
 
     def _task(
         self, segment: np.ndarray, frame: np.ndarray, goal: np.ndarray, given: dict[str, np.ndarray]
@@ -308,14 +329,18 @@ class BatchSource:
         first = data.datasets[number].episodes.start[data.segments.episode[rows]]
         used = np.zeros(data.datasets[number].num_frames, dtype=bool)
         critic = self._config.model.critic
-        views, any_goal = views_of(self._config.model.task_kinds), self._config.data.goals != "final"
+        views, goals = views_of(self._config.model.task_kinds), self._config.data.goals
+        whole = views > 1 or goals in ("future", "geometric")
         for start, stop, stride, earliest in zip(starts, stops, data.stride[rows], first, strict=True):
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, stride) - age, earliest)] = True
             if critic is not None:
                 used[np.minimum(np.arange(start, stop, stride) + critic.actions, stop - 1)] = True
             if views:
-                used[start if views > 1 or any_goal else stop - 1 : stop] = True
+                used[start if whole else stop - 1 : stop] = True
+        if views > 1 and goals == "lasting":  # the way there leads through other segments, and what lies between them
+            for row in rows:
+                used[data.segments.start[row] : self._lasting[row][-1] + 1] = True
         return np.flatnonzero(used)
 
     @cached_property
@@ -324,11 +349,33 @@ class BatchSource:
         return [switch_frames(dataset.column("action"), dataset.episodes.start) for dataset in self.data.datasets]
 
     @cached_property
+    def _things(self) -> list[list[list[int]]]:
+        """Of each data set: the numbers that a goal state tells of each thing."""
+        sorts = [goal_things(data, self._config.model) for data in self.data.datasets]
+        return [[thing for sort in own for thing in sort] for own in sorts]
+
+    @cached_property
     def _goal_numbers(self) -> list[list[int]]:
         """Of each data set: the numbers that a goal state tells of."""
-        model = self._config.model
-        things = [things_of(data.names(model.goal_state), model.goal_state_ignores) for data in self.data.datasets]
-        return [[number for sort in own for thing in sort for number in thing] for own in things]
+        return [[number for thing in things for number in thing] for things in self._things]
+
+    @cached_property
+    def _lasting(self) -> list[np.ndarray]:
+        """Of each segment: the frames that are goals for it, sorted."""
+        segments, settings = self.data.segments, self._config.data
+        found: list[np.ndarray] = [np.empty(0, np.int64)] * len(segments)
+        order = np.lexsort((segments.start, segments.episode, segments.dataset))
+        of_episode = np.stack([segments.dataset, segments.episode])[:, order]
+        for rows in np.split(order, np.flatnonzero((np.diff(of_episode) != 0).any(axis=0)) + 1):
+            number = segments.dataset[rows[0]]
+            data = self.data.datasets[number]
+            begin, stop = data.episodes.start[segments.episode[rows[0]]], segments.stop[rows].max()
+            states = data.vectors(self._config.model.goal_state, np.arange(begin, stop))
+            first, last = segments.start[rows] - begin, segments.stop[rows] - 1 - begin
+            ends = lasting_ends(first, last, states, self._things[number], settings.goal_tolerance)
+            for row, own in zip(rows, ends, strict=True):
+                found[row] = begin + own
+        return found
 
     def _keyframes(self, dataset: np.ndarray, frame: np.ndarray, last: np.ndarray) -> np.ndarray:
         """[b, W] frames: the next keyframes after `frame` [b] in segments that end with `last` [b]."""

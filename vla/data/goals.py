@@ -1,10 +1,11 @@
 """Goals that are drawn in hindsight from what a trajectory reached later (HER, Andrychowicz et al. 2017).
 
-Shapes: b queries, k goals for each, G numbers of a goal.
+Shapes: b queries, k goals for each, G numbers of a goal, n segments of one episode.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -47,6 +48,32 @@ def draw_goals(
     else:
         raise ValueError(f"strategy {strategy!r} is unknown: use final, future or geometric")
     return frame[:, None] + np.minimum(ahead, left).astype(np.int64)
+
+
+def lasting_ends(
+    first: np.ndarray, last: np.ndarray, states: np.ndarray, things: Sequence[Sequence[int]], tolerance: float = 0.05
+) -> list[np.ndarray]:
+    """For each segment of an episode the frames, [1 or more] sorted, that end it or a later one and still show all that
+    it changed as it left it.
+
+    Towards such a frame a segment was worth doing, whatever was done in between; what is undone again was a detour.
+
+    Args:
+        first, last: [n] frames of the episode with which the segments begin and end.
+        states: [frames, G] of the episode. things: which numbers of a state tell of each thing.
+        tolerance: a thing whose numbers are further apart (Euclidean distance, units of the states) has changed.
+    """
+    ends = np.unique(last)
+
+    def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+        """[..., things] bool."""
+        apart = [np.linalg.norm((after - before)[..., list(numbers)], axis=-1) for numbers in things]
+        return np.stack(apart, axis=-1) > tolerance
+
+    done = changed(states[first], states[last])  # [n, things]
+    undone = changed(states[last][:, None], states[ends])  # [n, ends, things]
+    lasts = ~(undone & done[:, None]).any(axis=-1) & done.any(axis=-1, keepdims=True) & (ends >= last[:, None])
+    return [ends[lasts[row] | (ends == last[row])] for row in range(len(last))]
 
 
 def goal_reward(

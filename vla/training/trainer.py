@@ -39,10 +39,9 @@ from torch import Tensor
 from vla.batch import Batch
 from vla.cache import cache_dir
 from vla.config import Config, ConfigError, ModelConfig
-from vla.data.batches import BatchSource, TrainingData, load_training_data
+from vla.data.batches import BatchSource, TrainingData, goal_things, load_training_data
 from vla.data.episodes import EpisodeDataset
 from vla.data.features import FeatureCache
-from vla.data.layout import things_of
 from vla.data.stats import Statistics, normalization
 from vla.models.embodiment import Embodiment
 from vla.models.normalizer import Normalizer
@@ -515,20 +514,10 @@ def _embodiment(model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
 
 
 def _with_goals(robot: Embodiment, model: ModelConfig, dataset: EpisodeDataset) -> Embodiment:
-    """The robot, and what goal states say of its scene; itself where the policy isn't told by any.
-
-    Raises:
-        ConfigError: the data set doesn't have the column, or none of the things that are to be ignored.
-    """
+    """The robot, and what goal states say of its scene; itself where the policy isn't told by any."""
     if not takes_state(model.task_kinds):
         return robot
-    if model.goal_state not in dataset.features:
-        raise ConfigError(f"model.goal_state is {model.goal_state}, which {dataset.root} doesn't have; "
-                          "use observation.state, or leave goal_state out of model.task_kinds")
-    try:
-        things = things_of(dataset.names(model.goal_state), model.goal_state_ignores)
-    except ValueError as error:
-        raise ConfigError(f"model.goal_state_ignores: in {model.goal_state} of {dataset.root} {error}") from error
+    things = goal_things(dataset, model)
     return replace(robot, goal_dim=dataset.column(model.goal_state).shape[1], goal_things=things)
 
 
