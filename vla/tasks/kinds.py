@@ -26,7 +26,6 @@ from vla.models.layers import Attention, FeedForward, fourier
 LANGUAGE = "language"
 MAX_TASKS = 256  # that a policy can have numbers for, those learnt later included
 CHANGED = 0.05  # normalised units by which a number of a thing is to change, for it to be mentioned
-LOUDNESS = 8.0  # of what is wanted in a cell: a policy that follows words already took long to hear a whisper
 FREQUENCIES = 5  # of the Fourier features of a number: periods of 8 to 0.5 normalised units
 
 
@@ -73,16 +72,6 @@ class Kind(nn.Module):
         raise NotImplementedError
 
 
-class Compare(nn.Sequential):
-    """What a cell shows and what is said about it -> what is wanted there."""
-
-    def __init__(self, inputs: int, width: int) -> None:
-        super().__init__(nn.Linear(inputs, width), nn.GELU(), nn.Linear(width, width))
-
-    def forward(self, cells: Tensor) -> Tensor:
-        return LOUDNESS * super().forward(cells)
-
-
 class TaskNumber(Kind):
     """A token for each task of the policy's list."""
 
@@ -116,7 +105,7 @@ class GoalState(Kind):
         self.talk = Attention(width, sizes.heads)
         self.think = FeedForward(width, dropout=0.0)
         self.ask = Attention(width, sizes.heads)
-        self.compare = Compare(2 * width, width)
+        self.compare = nn.Sequential(nn.Linear(2 * width, width), nn.GELU(), nn.Linear(width, width))
 
     def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
         assert scene.goal is not None
@@ -127,7 +116,7 @@ class GoalState(Kind):
         tokens = tokens + self.talk(talk(tokens), talk(tokens), mask)
         tokens = tokens + self.think(think(tokens))
         cells = rearrange(scene.now + scene.where, "b t n d -> b (t n) d")
-        # By its place alone: what it shows would drown that, and numbers tell of no looks.
+        # By its place alone, and what it hears is as loud as what it shows: in a policy of words looks drown all else.
         places = repeat(scene.where, "t n d -> b (t n) d", b=len(cells))
         told = self.ask(places, hear(tokens), mask)
         wanted = self.compare(torch.cat([see(cells), know(told)], dim=-1))
@@ -162,7 +151,7 @@ class Views(Kind):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         width = sizes.width
-        self.compare = Compare(2 * self.views * width, width)
+        self.compare = nn.Sequential(nn.Linear(2 * self.views * width, width), nn.GELU(), nn.Linear(width, width))
         self.summary = nn.Sequential(nn.Linear(2 * width, width), nn.LayerNorm(width))
 
     def forward(self, task: TaskIdentifier, scene: Scene) -> Clues:
