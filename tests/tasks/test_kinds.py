@@ -170,6 +170,22 @@ def test_things_of_a_sort_are_told_alike_and_whole() -> None:
     assert elsewhere.wanted is not None and not torch.allclose(elsewhere.wanted, third.wanted)
 
 
+def test_what_a_cell_is_told_depends_on_where_it_is_and_not_on_what_it_shows() -> None:
+    """In a policy that follows words looks are loud: a cell that asks by them hardly hears what is said of its place."""
+    torch.manual_seed(0)
+    robot = Embodiment("robot", 2, 2, 10, goal_dim=4, goal_things=things_of(["a", "b", "c", "d"]))
+    kind = GoalState(Sizes(width=16, heads=2, embodiments=[robot]))
+    heard: list[torch.Tensor] = []
+    kind.ask.register_forward_hook(lambda module, asked, told: heard.append(told))
+    cells, where, goal = torch.randn(1, 1, 9, 16), torch.randn(1, 9, 16), torch.randn(1, 2, 4)
+    for shown, places in ((cells, where), (100 * cells, where), (cells, where.flip(1))):
+        kind(TaskIdentifier([""]), Scene(shown, places, None, goal, 0))
+    told, louder, turned = heard
+    assert not torch.allclose(told[0, 0], told[0, 8])
+    torch.testing.assert_close(louder, told)
+    torch.testing.assert_close(turned, told.flip(1))
+
+
 def test_things_that_do_not_matter_are_not_told(
     recorded: EpisodeDataset, encoders: dict[str, str], tmp_path: Path
 ) -> None:
