@@ -171,7 +171,7 @@ def test_things_of_a_sort_are_told_alike_and_whole() -> None:
 
 
 def test_what_a_cell_is_told_depends_on_where_it_is_and_not_on_what_it_shows() -> None:
-    """In a policy that follows words looks are loud: a cell that asks by them hardly hears what is said of its place."""
+    """In a policy that follows words looks are loud: a cell asking by them hardly hears what is said of its place."""
     torch.manual_seed(0)
     robot = Embodiment("robot", 2, 2, 10, goal_dim=4, goal_things=things_of(["a", "b", "c", "d"]))
     kind = GoalState(Sizes(width=16, heads=2, embodiments=[robot]))
