@@ -281,12 +281,6 @@ class Config(Section):
     output: str = "runs/run"
     """Folder for checkpoints, logs and results."""
 
-    @model_validator(mode="after")
-    def _critic_sees_the_goal_reached(self) -> Config:
-        if self.data.goals == "lasting" and self.model.critic is not None:
-            raise ValueError("data.goals is lasting: those goals lie beyond a segment's end, where a critic is paid")
-        return self
-
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read `path` and apply overrides: words as a shell splits `--training.steps 100 --data.datasets data/a data/b`.

@@ -88,7 +88,7 @@ class TestBatches:
         relabel(data)
         settings = {"task_kinds": KINDS, "goal_state_ignores": ["tip"]}
         source = make_source(data, goals="lasting", sources=["hindsight"], model=settings)
-        states, segments = data.column(STATE), source.data.segments
+        states, segments, used = data.column(STATE), source.data.segments, source.frames_used(0)
         beyond = 0
         for step in range(6):
             batch = source.batches(step)[0]
@@ -98,6 +98,7 @@ class TestBatches:
                 stops = segments.stop[(segments.start <= now) & (now < segments.stop)]
                 assert batch.valid[row].sum() in np.minimum(stops - now, 8)
                 beyond += (goal >= stops).all()
+                assert np.isin(np.arange(now, goal + 1), used).all()  # a video shows the whole way
                 if task.instruction[row] or task.given["task_id"][row]:
                     assert goal + 1 in stops
         assert beyond > 20

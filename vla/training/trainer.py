@@ -549,8 +549,6 @@ def _show(bar: Progress, task: TaskID, done: int, total: int) -> None:
 def _checked(config: Config) -> Config:
     """The configuration as it will be followed: a policy to start from brings its architecture along.
 
-    A critic and kinds of task identifiers may be new, because nothing that the policy does without depends on them.
-
     Raises:
         ConfigError: settings contradict each other.
     """
@@ -558,24 +556,35 @@ def _checked(config: Config) -> Config:
         raise ConfigError("evaluation.every is set, but evaluation.env is not; name the environment")
     if config.training.precision == "fp16" and not torch.cuda.is_available():
         raise ConfigError("training.precision is fp16, which needs a GPU; bf16 works on CPUs")
-    if config.init_from is None:
-        return config
-    kept = VLAConfig.from_pretrained(policy_folder(config.init_from)).model
+    if config.init_from is not None:
+        config = config.model_copy(update={"model": _kept_model(config.model, config.init_from)})
+    if config.data.goals == "lasting" and config.model.critic is not None:
+        raise ConfigError("data.goals is lasting, but a critic is paid at a segment's end, short of such a goal; "
+                          "train it with final, future or geometric ones")  # fmt: skip
+    return config
+
+
+def _kept_model(asked: ModelConfig, origin: str) -> ModelConfig:
+    """The architecture of the policy at `origin`, which must be what is `asked` for.
+
+    A critic and kinds of task identifiers may be new, because nothing that the policy does without depends on them.
+    """
+    kept = VLAConfig.from_pretrained(policy_folder(origin)).model
     if kept.critic is None:
-        kept = kept.model_copy(update={"critic": config.model.critic})
-    if set(kept.task_kinds) < set(config.model.task_kinds):
-        goals = kept if takes_state(kept.task_kinds) else config.model
-        kept = kept.model_copy(update={"task_kinds": config.model.task_kinds, "goal_state": goals.goal_state,
+        kept = kept.model_copy(update={"critic": asked.critic})
+    if set(kept.task_kinds) < set(asked.task_kinds):
+        goals = kept if takes_state(kept.task_kinds) else asked
+        kept = kept.model_copy(update={"task_kinds": asked.task_kinds, "goal_state": goals.goal_state,
                                        "goal_state_ignores": goals.goal_state_ignores})  # fmt: skip
-    asked = _flat(config.model.model_dump(mode="json", exclude_unset=True))
+    wanted = _flat(asked.model_dump(mode="json", exclude_unset=True))
     theirs = _flat(kept.model_dump(mode="json"))
     if changed := [f"model.{key} is {value!r}, there {theirs.get(key)!r}"
-                   for key, value in asked.items() if value != theirs.get(key)]:  # fmt: skip
+                   for key, value in wanted.items() if value != theirs.get(key)]:  # fmt: skip
         raise ConfigError(
-            f"init_from {config.init_from} keeps its architecture, which differs: {', '.join(changed)}. "
+            f"init_from {origin} keeps its architecture, which differs: {', '.join(changed)}. "
             "Leave the section `model` out."
         )
-    return config.model_copy(update={"model": kept})
+    return kept
 
 
 def _leaves_some_unused(config: VLAConfig) -> bool:
