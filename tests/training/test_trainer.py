@@ -188,7 +188,7 @@ class TestStopping:
         ("values", "error", "message"),
         [
             ({"evaluation__every": 2}, ConfigError, r"evaluation\.every is set, but evaluation\.env is not"),
-            ({"data__goals": "lasting", "model__critic": {"layers": 1}}, ConfigError, r"goals is lasting, but a critic"),
+            ({"data__goals": "lasting", "model__critic": {"layers": 1}}, ConfigError, r"goals is lasting, but"),
             ({"training__accumulation": 3}, TrainingError, "multiple of 3"),
             ({"model__vision__merge": 3}, ValueError, r"model\.vision\.merge 3 doesn't divide"),
             pytest.param({"training__precision": "fp16"}, ConfigError, r"fp16, which needs a GPU",
