@@ -331,16 +331,15 @@ class BatchSource:
         critic = self._config.model.critic
         views, goals = views_of(self._config.model.task_kinds), self._config.data.goals
         whole = views > 1 or goals in ("future", "geometric")
-        for start, stop, stride, earliest in zip(starts, stops, data.stride[rows], first, strict=True):
+        # The way to a lasting goal leads through other segments, and what lies between them.
+        until = [self._lasting[row][-1] + 1 for row in rows] if whole and goals == "lasting" else stops
+        for start, stop, goal, stride, earliest in zip(starts, stops, until, data.stride[rows], first, strict=True):
             for age in range(history):
                 used[np.maximum(np.arange(start, stop, stride) - age, earliest)] = True
             if critic is not None:
                 used[np.minimum(np.arange(start, stop, stride) + critic.actions, stop - 1)] = True
             if views:
-                used[start if whole else stop - 1 : stop] = True
-        if views > 1 and goals == "lasting":  # the way there leads through other segments, and what lies between them
-            for row in rows:
-                used[data.segments.start[row] : self._lasting[row][-1] + 1] = True
+                used[start if whole else stop - 1 : goal] = True
         return np.flatnonzero(used)
 
     @cached_property
@@ -364,7 +363,7 @@ class BatchSource:
         """Of each segment: the frames that are goals for it, sorted."""
         segments, settings = self.data.segments, self._config.data
         found: list[np.ndarray] = [np.empty(0, np.int64)] * len(segments)
-        order = np.lexsort((segments.start, segments.episode, segments.dataset))
+        order = np.lexsort((segments.episode, segments.dataset))
         of_episode = np.stack([segments.dataset, segments.episode])[:, order]
         for rows in np.split(order, np.flatnonzero((np.diff(of_episode) != 0).any(axis=0)) + 1):
             number = segments.dataset[rows[0]]

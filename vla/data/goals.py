@@ -67,8 +67,8 @@ def lasting_ends(
 
     def changed(before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """[..., things] bool."""
-        apart = [np.linalg.norm((after - before)[..., list(numbers)], axis=-1) for numbers in things]
-        return np.stack(apart, axis=-1) > tolerance
+        same = [goal_reward(before[..., own], after[..., own], tolerance=tolerance)[1] for own in map(list, things)]
+        return ~np.stack(same, axis=-1)
 
     done = changed(states[first], states[last])  # [n, things]
     undone = changed(states[last][:, None], states[ends])  # [n, ends, things]
