@@ -67,6 +67,9 @@ class DataConfig(Section):
     the episode that still show what this one changed (in `model.goal_state`): goals of several deeds, from play."""
     goal_discount: float = Field(default=0.98, gt=0, lt=1)
     """Of the geometric distribution."""
+    kinds_alone: Fraction = 0.5
+    """With several `model.task_kinds`, the share of the observations that is asked by one of them alone, each as often;
+    the others get a random choice, of which a policy learns most about the kind that tells most."""
     goal_tolerance: float = Field(default=0.05, ge=0)
     """A goal state is reached within this distance (Euclidean, units of the column): an attempt is over then for a
     critic, whatever the recording went on to do. A thing within it hasn't changed, for lasting goals."""
@@ -180,8 +183,8 @@ class ModelConfig(Section):
     task_kinds: list[Literal["language", "task_id", "goal_state", "goal_image", "video"]] = Field(
         default=["language"], min_length=1
     )
-    """How the policy can be told what to do. With several kinds, half of the training observations get one of them and
-    the others a random choice, so that one policy understands each alone."""
+    """How the policy can be told what to do. With several kinds, `data.kinds_alone` of the training observations get
+    one of them and the others a random choice, so that one policy understands each alone."""
     goal_state: Literal["observation.environment_state", "observation.state"] = "observation.environment_state"
     """The column that a goal state is a value of; the policy must then observe it, too."""
     goal_state_ignores: list[str] = []

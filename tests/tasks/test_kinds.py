@@ -59,6 +59,11 @@ class TestBatches:
         assert (given[count == 1].mean(axis=0) > 0.15).all()  # alone, each about as often
         assert 0.3 < (count == 1).mean() < 0.55 and (count > 2).mean() > 0.1
 
+    def test_kinds_come_alone_as_often_as_is_asked(self, recorded: EpisodeDataset) -> None:
+        drawn = [make_source(recorded, kinds_alone=alone)._draw(0).given for alone in (0.0, 1.0)]
+        together, apart = (np.stack(list(given.values())).sum(axis=0) for given in drawn)
+        assert together.max() > 2 and set(apart) == {0, 1}
+
     @pytest.mark.parametrize("goals", ["final", "future", "geometric"])
     def test_what_is_asked_for_is_what_the_frames_lead_to(self, recorded: EpisodeDataset, goals: str) -> None:
         """The goal is the last frame that is imitated, and where words are given, what they ask for."""

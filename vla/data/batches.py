@@ -277,7 +277,7 @@ class BatchSource:
             return {kinds[0]: told}
         first = rng.integers(len(kinds), size=len(told))
         more = rng.random((len(kinds), len(told))) < 0.5
-        alone = rng.random(len(told)) < 0.5
+        alone = rng.random(len(told)) < self._config.data.kinds_alone
         return {kind: told & ((first == n) | (more[n] & ~alone)) for n, kind in enumerate(kinds)}
 
     def _ends(
