@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from vla.cli import main
 from vla.data.collect import CollectSettings, collect
 from vla.data.episodes import EpisodeDataset
 from vla.data.errors import DatasetError
+from vla.data.lock import writing
 from vla.data.segments import SEGMENTS, Segments
 from vla.data.writer import Episode, EpisodeWriter
 from vla.envs.tabletop import STATE_SIZE, held_out_combination, parse_instruction, parse_outcome
@@ -110,6 +112,22 @@ def test_a_run_that_was_killed_goes_on_where_it_stopped(
     relabel(dataset)
     assert made == [(20, 30), (30, 40)]
     assert digest(dataset.root / SEGMENTS) == whole and not (dataset.root / PARTS).exists()
+
+
+def test_a_data_set_that_is_being_written_to_is_left_alone(dataset: EpisodeDataset) -> None:
+    before = digest(dataset.root / SEGMENTS)
+    with writing(dataset.root), pytest.raises(DatasetError, match="is being written to"):
+        relabel(dataset)
+    assert digest(dataset.root / SEGMENTS) == before
+    relabel(dataset)
+
+
+def test_names_under_a_heading_are_the_same_names(dataset: EpisodeDataset) -> None:
+    info = dataset.root / "meta/info.json"
+    recorded = json.loads(info.read_text())
+    recorded["features"]["action"]["names"] = {"motors": recorded["features"]["action"]["names"]}  # as LeRobot may
+    info.write_text(json.dumps(recorded))
+    assert relabel(EpisodeDataset(dataset.root)).segments
 
 
 def test_combinations_that_are_kept_out_stay_out(dataset: EpisodeDataset) -> None:

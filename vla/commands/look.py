@@ -11,6 +11,7 @@ import tyro
 
 from vla.commands import counting, load_policy, parse
 from vla.data.episodes import EpisodeDataset
+from vla.data.lock import writing
 from vla.data.segments import Segments
 
 if TYPE_CHECKING:
@@ -60,11 +61,11 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     dataset = EpisodeDataset(given.dataset)
     tasks = dict(zip(attempts.instruction.tolist(), attempts.task.tolist(), strict=True))
-    with counting("looking") as progress:
+    with writing(dataset.root), counting("looking") as progress:
         segments = label_by_looking(
             looker, calibration, dataset, tasks, given.candidates, given.seed, progress
         )
-    segments.save(dataset.root)
+        segments.save(dataset.root)
     print(f"{given.dataset}: {(segments.labeller == looker.name).sum()} segments for {dataset.num_episodes} episodes")
     return 0
 

@@ -25,7 +25,6 @@ from typing import Any, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
 from PIL import Image
 
 from vla.data.episodes import EpisodeDataset, read_columns
@@ -51,13 +50,13 @@ from vla.data.layout import (
     make_video_info,
     task_table,
 )
+from vla.data.lock import writing
 from vla.data.segments import SCHEMA, SEGMENTS, write_table
 from vla.data.stats import Statistics
 from vla.data.video import EncodedVideo, encode_video, histogram, join_videos
 
 HISTOGRAMS = "vla/image_histograms.json"
 STAGING = "vla/staging"
-LOCK = "vla/writing.lock"
 COMPLETE = "COMPLETE"
 FILES_PER_CHUNK = 1000
 
@@ -130,7 +129,7 @@ class EpisodeWriter:
         self._pending: list[_Placed] = []
         self._committed = self._frames = self._files = 0
         self._tasks: dict[str, int] = {}  # instruction -> task_index
-        self._lock = _lock(self.root)
+        self._lock = writing(self.root)
         finish_commit(self.root)
         if (self.root / INFO).exists():
             self._continue()
@@ -427,19 +426,6 @@ def finish_commit(root: Path) -> None:
             os.replace(path, target)
         (staging / COMPLETE).unlink()
     shutil.rmtree(staging, ignore_errors=True)
-
-
-def _lock(root: Path) -> FileLock:
-    """Keeps others from writing to `root` until it is released, or this process ends."""
-    path = root / LOCK
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0, thread_local=False)
-    try:
-        lock.acquire()
-    except Timeout as error:
-        problem, fix = "is being written to", "Wait until the other writer ends, or choose another folder"
-        raise DatasetError(root, "", problem, fix) from error
-    return lock
 
 
 @contextmanager

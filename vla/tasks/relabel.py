@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from vla.data.episodes import EpisodeDataset, read_columns
 from vla.data.errors import DatasetError
 from vla.data.layout import ACTION, ENVIRONMENT_STATE
+from vla.data.lock import writing
 from vla.data.segments import SCHEMA, SEGMENTS, Segments, replace_table
 from vla.envs import load_grammar
 from vla.tasks.outcomes import OutcomeGrammar
@@ -73,7 +74,7 @@ def relabel(
     """Add what was achieved to the data set's segments, in place of what an earlier run of the same labeller added.
 
     Raises:
-        DatasetError: the recording can't be judged (`judge_of` says when), or is damaged.
+        DatasetError: the recording can't be judged (`judge_of` says when), is damaged, or is being written to.
         ValueError: an unknown family.
     """
     grammar = judge_of(dataset)
@@ -81,22 +82,28 @@ def relabel(
     unknown = sorted(set(families) - set(grammar.FAMILIES))
     if unknown:
         raise ValueError(f"families: {unknown[0]!r} is unknown, choose among {', '.join(grammar.FAMILIES)}")
-    recorded = Segments.load(dataset)
-    recorded = recorded.select(recorded.labeller != grammar.LABELLER)
-    labeller = _Labeller(dataset, grammar, recorded, settings, families)
-    folder = dataset.root / PARTS
-    parts = folder / labeller.fingerprint
-    parts.mkdir(parents=True, exist_ok=True)
+    with writing(dataset.root):
+        recorded = Segments.load(dataset)
+        recorded = recorded.select(recorded.labeller != grammar.LABELLER)
+        labeller = _Labeller(dataset, grammar, recorded, settings, families)
+        paths = _parts(labeller, dataset, progress)
+        _merge(recorded, paths, dataset.root / SEGMENTS)
+        shutil.rmtree(dataset.root / PARTS)
+    return _summary(Segments.load(dataset), grammar.LABELLER)
+
+
+def _parts(labeller: _Labeller, dataset: EpisodeDataset, progress: Progress) -> list[Path]:
+    """Files that hold the rows of all episodes, in their order; those of an earlier run are taken as they are."""
+    folder = dataset.root / PARTS / labeller.fingerprint
+    folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for begin in range(0, dataset.num_episodes, PART_EPISODES):
         end = min(begin + PART_EPISODES, dataset.num_episodes)
-        paths.append(parts / f"{begin:09d}.parquet")
+        paths.append(folder / f"{begin:09d}.parquet")
         if not paths[-1].exists():
             replace_table(labeller.rows(begin, end), paths[-1])
         progress(end, dataset.num_episodes)
-    _merge(recorded, paths, dataset.root / SEGMENTS)
-    shutil.rmtree(folder)
-    return _summary(Segments.load(dataset), grammar.LABELLER)
+    return paths
 
 
 def judge_of(dataset: EpisodeDataset) -> OutcomeGrammar[Any]:
@@ -118,7 +125,7 @@ def judge_of(dataset: EpisodeDataset) -> OutcomeGrammar[Any]:
     if numbers != robot.environment_state_dim:
         raise DatasetError(info, ENVIRONMENT_STATE, f"has {numbers} numbers, the outcomes of {robot.name} read "
                            f"{robot.environment_state_dim}", "Record it again with this version")
-    names = tuple(dataset.features[ACTION].get("names") or ())
+    names = tuple(dataset.names(ACTION))
     if names != robot.action_names:
         raise DatasetError(info, "action.names", f"are {names}, another control mode than {robot.action_names}: "
                            "how something was achieved with it does not show how to achieve it here",
