@@ -55,7 +55,7 @@ def test_a_policy_learns_from_its_own_attempts(
     assert main(["improve", *arguments]) == 0
     rollouts = EpisodeDataset(tmp_path / "improved/rollouts")
     recorded = Segments.load(rollouts)
-    assert rollouts.num_episodes == 6 and set(recorded.task[recorded.source == "demonstration"]) == {"touch", "region"}
+    assert rollouts.num_episodes == 6 and set(recorded.task[recorded.source == "attempt"]) == {"touch", "region"}
     assert audit(rollouts) == []
     assert "touch" in capsys.readouterr().out
     assert VLAPolicy.from_pretrained(tmp_path / "improved/policy").config.tasks

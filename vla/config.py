@@ -55,9 +55,10 @@ class DataConfig(Section):
     """Share of the episodes of every stratum that is kept out of training, to measure on: evenly spaced ones, always
     the same, with all their segments. By default none; a stratum keeps at least one to learn from."""
     sources: list[str] | None = None
-    """Use only segments of these sources (demonstration, hindsight, missed, paraphrase, ...); by default all."""
+    """Use only segments of these sources (demonstration, attempt, hindsight, missed, ...); by default all."""
     only_success: bool = True
-    """Imitate only segments that reached their instruction, not attempts that missed it. A critic learns from all."""
+    """Imitate only segments that reached their instruction, not demonstrations that missed it. Of a policy's attempts
+    only what relabelling finds in them is imitated. A critic learns from all."""
     frame_stride: Positive | list[Positive] = 1
     """Predict from every n-th frame of a segment: neighbours teach nearly the same and cost the same to encode. One for
     all data sets, or one for each in their order."""

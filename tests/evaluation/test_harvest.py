@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from policies import FakePolicy, Oracle, PeekingSuite, Random
 
+from vla.config import parse_config
+from vla.data.batches import BatchSource, load_training_data
 from vla.data.episodes import EpisodeDataset
+from vla.data.errors import DatasetError
 from vla.data.segments import Segments
 from vla.envs.tabletop import held_out_combination, parse_outcome
 from vla.envs.tabletop.render import render
 from vla.evaluation.harvest import harvest
 from vla.tasks.audit import audit
 from vla.tasks.relabel import relabel
+
+KINDS = ["language", "goal_state"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,6 +52,26 @@ def test_labels_are_honest_whoever_acted(tmp_path: Path) -> None:
     assert audit(dataset) == []
     found = relabel(dataset)
     assert found.failures_used > 0 and audit(dataset) == []
+
+
+def test_only_what_hindsight_finds_in_them_is_imitated(tmp_path: Path) -> None:
+    """Not the way there: what is asked for is shown by the last thing that was done, from where that began."""
+    dataset = harvested(Oracle(), tmp_path / "data", 6)
+    config = parse_config({"data": {"datasets": [str(dataset.root)]}}, "test")
+    with pytest.raises(DatasetError, match="no segment is left"):
+        load_training_data(config)
+    relabel(dataset)
+    learnt = load_training_data(config).segments
+    assert set(learnt.source) == {"hindsight"} and learnt.success.all()
+    told = Segments.load(dataset).select(np.arange(6)).outcome
+    assert {told[episode] for episode in learnt.episode} & set(learnt.outcome)
+    critic = parse_config({"data": config.data.model_dump(), "model": {"critic": {}, "task_kinds": KINDS}}, "test")
+    source = BatchSource(load_training_data(critic), critic)
+    assert set(source.data.segments.source) == {"attempt", "hindsight"}  # an attempt has its worth
+    for step in range(4):
+        attempt = source.data.segments.source[source._draw(step).segment] == "attempt"
+        [batch] = source.batches(step)
+        assert batch.imitated is not None and attempt.any() and not batch.imitated.numpy()[attempt].any()
 
 
 def test_an_interrupted_harvest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from vla.commands.relabel import describe
 from vla.config import EnvironmentName
 from vla.data.episodes import EpisodeDataset
 
+STRIDE = 2  # of the attempts every other frame is learnt from: there are many, and neighbours teach nearly the same
+
 
 @dataclass
 class Arguments:
@@ -64,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     console.rule("3/3  learning")
     words = [chosen.checkpoint, "--data", rollouts.root, "--output", chosen.output, "--new-share", chosen.new_share,
              "--steps", chosen.steps, "--learning-rate", chosen.learning_rate, "--env", chosen.env,
-             "--episodes", chosen.episodes]
+             "--episodes", chosen.episodes, "--stride", STRIDE]
     words += ["--replay", *chosen.replay] if chosen.replay else []
     words += ["--time-limit", chosen.time_limit] if chosen.time_limit else []
     words += ["--resume"] if (chosen.output / "checkpoints").exists() else []

@@ -25,7 +25,7 @@ from vla.data.goals import draw_goals, goal_reward, lasting_ends
 from vla.data.keyframes import next_keyframes, switch_frames
 from vla.data.layout import INFO, things_of
 from vla.data.sampler import EPSILON, StratifiedSampler, shares
-from vla.data.segments import Segments
+from vla.data.segments import ATTEMPT, Segments
 from vla.tasks.kinds import LANGUAGE, shows_goal, takes_state, views_of
 
 Reader = Callable[[np.ndarray], np.ndarray]  # [n] frames -> [n, ...]
@@ -91,13 +91,13 @@ def _load(config: Config, held_out: bool) -> TrainingData:
     segments = Segments.concatenate([Segments.load(dataset, number) for number, dataset in enumerate(datasets)])
     keep = np.ones(len(segments), dtype=bool)
     if config.model.critic is None:
-        keep &= segments.success | _imitated_failure(segments, settings)
+        keep &= _imitated(segments, settings)
     if settings.sources is not None:
         keep &= np.isin(segments.source.astype(str), settings.sources)
     segments = segments.select(keep)
     if not len(segments):
         raise DatasetError(datasets[0].root, "segments", "no segment is left to learn from",
-                           "Check data.sources and data.only_success")
+                           "Check data.sources and data.only_success; what a policy did is to be relabelled first")
     segments = segments.select(_chosen(segments, settings, held_out))
     strata, stratum = _strata(segments, settings)
     stride = _strides(config)[segments.dataset]
@@ -156,7 +156,8 @@ class BatchSource:
         self._tasks = list(tasks) if tasks is not None else sorted(set(data.segments.task))
         self._config = config
         self._caches = caches
-        self._also_imitated = _imitated_failure(data.segments, config.data)
+        self._imitated = _imitated(data.segments, config.data)
+        self._attempt = data.segments.source == ATTEMPT
         self._action_dim = np.array([dataset.action_dim for dataset in data.datasets])
         self._sampler = StratifiedSampler(
             data.stratum, data.observations, data.share, config.training.batch_size, config.training.seed
@@ -200,6 +201,7 @@ class BatchSource:
         keyframes = self._keyframes(dataset, frame, last)  # [b, W]
         given = {kind: row[slots] for kind, row in drawn.given.items()}
         reached = self._reached(segment, given)
+        imitated = self._imitated[segment] | (_shown(given, len(segment)) & ~self._attempt[segment])
         return Batch(
             observation=self._observation(segment, frame, drawn.goal[slots], given),
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
@@ -210,7 +212,7 @@ class BatchSource:
             noise=torch.from_numpy(drawn.noise[slots, ..., : self._action_dim[dataset[0]]]),
             time=torch.from_numpy(drawn.time[slots]),
             shift=None if drawn.shift is None else torch.from_numpy(drawn.shift),
-            imitated=None if model.critic is None else torch.from_numpy(reached | self._also_imitated[segment]),
+            imitated=None if model.critic is None else torch.from_numpy(imitated),
             consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
         )
 
@@ -434,10 +436,10 @@ def _any(rows: list[np.ndarray], size: int) -> np.ndarray:
     return np.any(rows, axis=0) if rows else np.zeros(size, bool)
 
 
-def _imitated_failure(segments: Segments, settings: DataConfig) -> np.ndarray:
-    """[N] bool: attempts that missed what they were told and are imitated all the same."""
-    failed = ~segments.success & (segments.source == "demonstration")
-    return failed & (not settings.only_success)
+def _imitated(segments: Segments, settings: DataConfig) -> np.ndarray:
+    """[N] bool: what did as it was told and is no policy's attempt; on request also demonstrations that missed it."""
+    missed = ~segments.success & (segments.source == "demonstration")
+    return np.where(missed, not settings.only_success, segments.success & (segments.source != ATTEMPT))
 
 
 def _chosen(segments: Segments, settings: DataConfig, held_out: bool) -> np.ndarray:

@@ -21,6 +21,7 @@ from vla.data.errors import DatasetError
 from vla.data.layout import REWARD, SUCCESS
 
 SEGMENTS = "vla/segments.parquet"
+ATTEMPT = "attempt"  # source of what a policy did: nothing is imitated of it but what hindsight finds it to show
 STRATA = ("task", "instruction", "source", "dataset", "embodiment")
 
 SCHEMA = pa.schema([
@@ -45,7 +46,7 @@ class Segments:
     stop: np.ndarray  # [N] int64: one past the last frame
     instruction: np.ndarray  # [N] object: str, what is asked for
     task: np.ndarray  # [N] object: str, the stratum (family) it counts for
-    source: np.ndarray  # [N] object: str, one of demonstration, hindsight, missed, paraphrase, vlm, generated
+    source: np.ndarray  # [N] object: str, one of demonstration, attempt, hindsight, missed, paraphrase, vlm, generated
     success: np.ndarray  # [N] bool: it was reached within the segment
     reward: np.ndarray  # [N] float32: reward of the last frame
     outcome: np.ndarray  # [N] object: str, the predicate asked for; "" if there is none
@@ -53,6 +54,11 @@ class Segments:
     labeller_version: np.ndarray  # [N] object: str
     original_instruction: np.ndarray  # [N] object: str, what the episode was recorded under
     embodiment: np.ndarray  # [N] object: str, the robot; follows from the data set and is not stored
+
+    @property
+    def recorded(self) -> np.ndarray:
+        """[N] bool: an episode as it was told and done, which no labeller has looked at."""
+        return self.labeller == ""
 
     def __post_init__(self) -> None:
         lengths = {field.name: len(getattr(self, field.name)) for field in fields(self)}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from vla.data.episodes import EpisodeDataset
+from vla.data.segments import ATTEMPT
 from vla.data.writer import Episode, EpisodeWriter
 from vla.evaluation.rollout import Combinations, Policy, Progress, Rollout, Suite, rollout
 
@@ -57,4 +58,5 @@ def _episode(run: Rollout, suite: Suite, cameras: Mapping[str, Sequence[int]]) -
         environment_state=run.states,
         task=run.case.family,
         outcome=run.case.outcome,
+        source=ATTEMPT,
     )

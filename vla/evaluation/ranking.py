@@ -45,7 +45,7 @@ def rank(
         raise ValueError("the policy has no critic; train one with model.critic")
     policy.check_layout(dataset.cameras, dataset.state_dim, dataset.action_dim, dataset.fps, dataset.embodiment)
     segments = Segments.load(dataset)
-    segments = segments.select(segments.source == "demonstration")
+    segments = segments.select(segments.recorded)
     if segments.success.all() or not segments.success.any():
         missing = "failure" if segments.success.all() else "success"
         raise ValueError(f"{dataset.root}: no {missing} among its {len(segments)} attempts, so nothing to rank")

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vla.data.episodes import EpisodeDataset
-from vla.data.segments import SEGMENTS, Segments
+from vla.data.segments import ATTEMPT, SEGMENTS, Segments
 from vla.data.validate import Problem
 from vla.tasks.outcomes import OutcomeGrammar
 from vla.tasks.relabel import MISSED, achieved, judge_of
@@ -62,7 +62,7 @@ def _disagreement(
         return "reward", f"is {segments.reward[row]:g} with success {success}"
     if segments.source[row] == MISSED and success:
         return "success", "is True of what is said to be missed"
-    if segments.source[row] not in ("demonstration", MISSED):
+    if segments.source[row] not in ("demonstration", ATTEMPT, MISSED):
         claimed = success and (start, stop) in shown[segments.outcome[row]]
         return ("", "") if claimed else ("outcome", "these frames did not bring it about")
     try:

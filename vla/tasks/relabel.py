@@ -27,7 +27,7 @@ from vla.data.episodes import EpisodeDataset, read_columns
 from vla.data.errors import DatasetError
 from vla.data.layout import ACTION, ENVIRONMENT_STATE
 from vla.data.lock import writing
-from vla.data.segments import SCHEMA, SEGMENTS, Segments, replace_table
+from vla.data.segments import ATTEMPT, SCHEMA, SEGMENTS, Segments, replace_table
 from vla.envs import load_grammar
 from vla.tasks.outcomes import OutcomeGrammar
 
@@ -163,8 +163,9 @@ class _Labeller:
         families: Sequence[str],
     ) -> None:
         self._dataset, self._grammar, self._settings, self._families = dataset, grammar, settings, families
-        done = recorded.success
-        # What an episode was told to do and did is there already.
+        # What an expert was told to do and did is there already. What a policy did only begins and ends with what it
+        # was told: between are detours, and it was done when it just counted.
+        done = recorded.success & (recorded.source != ATTEMPT)
         self._known = set(zip(recorded.episode[done].tolist(), recorded.outcome[done].tolist(), strict=True))
         self._told = set(zip(recorded.episode.tolist(), recorded.outcome.tolist(), strict=True))
 
@@ -243,7 +244,7 @@ def _merge(recorded: Segments, parts: Sequence[Path], path: Path) -> None:
 
 def _summary(segments: Segments, labeller: str) -> Relabelling:
     added = (segments.labeller == labeller) & segments.success
-    recorded = (segments.labeller != labeller) & (segments.source == "demonstration")
+    recorded = segments.recorded
     failed = segments.episode[recorded & ~segments.success]
     return Relabelling(
         episodes=len(np.unique(segments.episode[recorded])),

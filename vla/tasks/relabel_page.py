@@ -24,7 +24,7 @@ def write_page(dataset: EpisodeDataset, found: Relabelling, path: Path) -> None:
     """The page about the data set's segments as they are now."""
     segments = Segments.load(dataset)
     added = np.flatnonzero(segments.source == "hindsight")
-    failed = np.isin(segments.episode, segments.episode[(segments.source == "demonstration") & ~segments.success])
+    failed = np.isin(segments.episode, segments.episode[segments.recorded & ~segments.success])
     body = [_headline(dataset, found)]
     for family, count in found.families.items():
         rows = added[segments.task[added] == family]

@@ -21,9 +21,10 @@ class FinetuneSettings:
     """Folder of the new run."""
     new_share: float = 0.25
     """Share of every batch that comes from the new data; the old gets the rest."""
+    stride: int = 1
+    """Of the new data every n-th frame is learnt from: all, where there are few."""
     replay_stride: int = 4
-    """Of the replay every n-th frame is learnt from (as in the first training: none is encoded again), of the new data
-    all."""
+    """The same of the replay: as in the first training, so that none is encoded again."""
     steps: int = 2000
     """Optimizer steps."""
     learning_rate: float = 3e-4
@@ -52,7 +53,7 @@ def finetune_config(settings: FinetuneSettings) -> Config:
         data=DataConfig(
             datasets=[*settings.data, *settings.replay],
             dataset_shares=shares,
-            frame_stride=[1] * len(settings.data) + [settings.replay_stride] * len(settings.replay),
+            frame_stride=[settings.stride] * len(settings.data) + [settings.replay_stride] * len(settings.replay),
         ),
         training=TrainingConfig(
             steps=settings.steps,
