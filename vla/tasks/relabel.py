@@ -163,8 +163,8 @@ class _Labeller:
         families: Sequence[str],
     ) -> None:
         self._dataset, self._grammar, self._settings, self._families = dataset, grammar, settings, families
-        # What an expert was told to do and did is there already. A policy's attempt at it has detours and ends as soon as
-        # it counts: what clearly did it is found in hindsight, as anything else.
+        # What an expert was told to do and did is there already. A policy's attempt has detours and ends as soon as it
+        # counts: what clearly did it is found in hindsight, as anything else is.
         done = recorded.success & (recorded.source != ATTEMPT)
         self._known = set(zip(recorded.episode[done].tolist(), recorded.outcome[done].tolist(), strict=True))
         self._told = set(zip(recorded.episode.tolist(), recorded.outcome.tolist(), strict=True))
