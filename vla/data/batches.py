@@ -157,7 +157,6 @@ class BatchSource:
         self._config = config
         self._caches = caches
         self._imitated = _imitated(data.segments, config.data)
-        self._attempt = data.segments.source == ATTEMPT
         self._action_dim = np.array([dataset.action_dim for dataset in data.datasets])
         self._sampler = StratifiedSampler(
             data.stratum, data.observations, data.share, config.training.batch_size, config.training.seed
@@ -200,8 +199,6 @@ class BatchSource:
         dataset = segments.dataset[segment]
         keyframes = self._keyframes(dataset, frame, last)  # [b, W]
         given = {kind: row[slots] for kind, row in drawn.given.items()}
-        reached = self._reached(segment, given)
-        imitated = self._imitated[segment] | (_shown(given, len(segment)) & ~self._attempt[segment])
         return Batch(
             observation=self._observation(segment, frame, drawn.goal[slots], given),
             action=torch.from_numpy(self._gather(dataset, chunk, "action")),
@@ -212,8 +209,8 @@ class BatchSource:
             noise=torch.from_numpy(drawn.noise[slots, ..., : self._action_dim[dataset[0]]]),
             time=torch.from_numpy(drawn.time[slots]),
             shift=None if drawn.shift is None else torch.from_numpy(drawn.shift),
-            imitated=None if model.critic is None else torch.from_numpy(imitated),
-            consequence=None if model.critic is None else self._consequence(segment, frame, last, given, reached),
+            imitated=None if model.critic is None else torch.from_numpy(self._worth_imitating(segment, given)),
+            consequence=None if model.critic is None else self._consequence(segment, frame, last, given),
         )
 
     def _observation(
@@ -232,6 +229,11 @@ class BatchSource:
             **self._pixels(dataset, past),
         )
 
+    def _worth_imitating(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
+        """[b] bool: the frames show how to do what is asked for. An attempt never does."""
+        attempt = self.data.segments.source[segment] == ATTEMPT
+        return self._imitated[segment] | (_shown(given, len(segment)) & ~attempt)
+
     def _reached(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
         """[b] bool: the frames do what is asked for. A goal drawn from them is reached, whatever they missed."""
         return self.data.segments.success[segment] | _shown(given, len(segment))
@@ -242,11 +244,11 @@ class BatchSource:
         frame: np.ndarray,
         last: np.ndarray,
         given: dict[str, np.ndarray],
-        reached: np.ndarray,
     ) -> Consequence:
         """What comes of the actions that the critic judges, in slots [b]."""
         critic = self._config.model.critic
         assert critic is not None
+        reached = self._reached(segment, given)
         end = self._reaching(segment, frame, last, given, critic.actions)
         after = np.minimum(frame + critic.actions, end)
         over = after == end
