@@ -230,7 +230,7 @@ class BatchSource:
         )
 
     def _worth_imitating(self, segment: np.ndarray, given: dict[str, np.ndarray]) -> np.ndarray:
-        """[b] bool: the frames show how to do what is asked for. An attempt never does."""
+        """[b] bool: the frames show how to do what is asked for, which a policy's attempt as a whole never does."""
         attempt = self.data.segments.source[segment] == ATTEMPT
         return self._imitated[segment] | (_shown(given, len(segment)) & ~attempt)
 

@@ -40,7 +40,7 @@ def _headline(dataset: EpisodeDataset, found: Relabelling) -> str:
     failures = f"{found.failures_used} of {found.failures} failures achieved something else." if found.failures else ""
     return f"""<header><p class="eyebrow">{escape(str(dataset.root))}</p>
 <p class="headline">{found.segments}</p>
-<p class="lead">segments show how to do something that the {found.episodes} episodes were not, or not only, told to do.
+<p class="lead">segments show how to do something that the {found.episodes} episodes did, whatever they were told.
 {failures}</p></header>"""
 
 
