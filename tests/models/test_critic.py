@@ -284,6 +284,18 @@ class TestPolicy:
             gradients.append((policy.reader.latents.grad.clone(), policy.state_dict()))
         torch.testing.assert_close(gradients[0][0], gradients[1][0])
 
+    def test_in_training_it_looks_through_the_moved_grid_too(
+        self, trained: VLAPolicy, encoders: dict[str, str], recorded: EpisodeDataset
+    ) -> None:
+        config = tiny.run_config(recorded.root, encoders, Path("unused"), model__critic={"actions": 4})
+        batch = BatchSource(load_training_data(config), config).batches(0)[0]
+        batch = replace(batch, imitated=torch.zeros(8, dtype=torch.bool))  # what is left is what the critic missed
+        still, moved = (replace(batch, shift=torch.tensor(shift)) for shift in ([0, 0], [1, -1]))
+        with torch.no_grad():
+            assert torch.equal(trained.eval()(still)[0], trained(moved)[0])
+            assert not torch.equal(trained.train()(still)[0], trained(moved)[0])
+        trained.eval()
+
 
 def test_more_actions_than_a_chunk_has_are_refused() -> None:
     with pytest.raises(ConfigError, match=r"critic\.actions 9 is more than horizon 8"):

@@ -281,7 +281,8 @@ class VLAPolicy(PreTrainedModel):
         number = self.config.number_of(batch.observation.embodiment)
         keyframes = self.normalize_state[number](batch.keyframes)
         seen = batch.observation if self.critic is None else self._encoded(batch.observation)
-        context = self.read(seen, nearest_to(keyframes), batch.shift if self.training else None)
+        shift = batch.shift if self.training else None
+        context = self.read(seen, nearest_to(keyframes), shift)
         action = self.normalize_action[number](_held(batch.action, batch.valid))
         error = self.head.loss(context, action, batch.noise, batch.time)  # [B, H, A]
         valid = batch.valid[:, :, None].expand_as(error)
@@ -290,14 +291,15 @@ class VLAPolicy(PreTrainedModel):
         sums = sums + self.config.model.keyframe_weight * surprise * counts
         if self.critic is None:
             return sums, counts
-        weight, missed = self._judge(self.critic, seen, batch, action)
+        weight, missed = self._judge(self.critic, seen, batch, action, shift)
         return weight * sums + missed * counts, counts
 
-    def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor) -> tuple[Tensor, Tensor]:
+    def _judge(self, critic: Critic, seen: Observation, batch: Batch, action: Tensor,
+               shift: Tensor | None) -> tuple[Tensor, Tensor]:
         """How much imitating each normalised action [B, H, A] is worth, and the critic's own loss: [B] each."""
         assert batch.consequence is not None
         with torch.no_grad():  # as when acting: without knowing what came after
-            before, after = self.read(seen), self.read(batch.consequence.after)
+            before, after = (self.read(what, shift=shift) for what in (seen, batch.consequence.after))
         missed = critic.loss(before, action, batch.consequence.reward, batch.consequence.discount, after)
         weight = torch.ones_like(missed) if batch.imitated is None else batch.imitated.to(missed)
         if critic.settings.advantage_temperature is not None:
