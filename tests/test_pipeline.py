@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,10 @@ def test_finetuning_measures_old_and_new_before_and_after(
     arguments = [str(policy), "--data", str(new), "--replay", str(old), "--output", str(tmp_path / "tuned")]
     assert main(["finetune", *arguments, "--steps", "2", "--episodes", "3"]) == 0
     printed = capsys.readouterr().out
-    assert all(family in printed for family in ("touch", "region", "lift"))
+    assert all(family in printed for family in ("touch", "region", "lift", "all"))
+    for folder, checkpoint in (("evaluation_before", policy), ("evaluation", tmp_path / "tuned/policy")):
+        evaluation = json.loads((tmp_path / "tuned" / folder / "evaluation.json").read_text())
+        assert evaluation["checkpoint"] == str(checkpoint) and evaluation["success"]["n"] == 3
     config = yaml.safe_load((tmp_path / "tuned/config.yaml").read_text())
     assert config["data"]["datasets"] == [str(new), str(old)] and config["data"]["frame_stride"] == [1, 4]
     assert set(VLAPolicy.from_pretrained(tmp_path / "tuned/policy").config.tasks) == {"touch", "region", "lift"}

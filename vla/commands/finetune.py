@@ -11,21 +11,24 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from vla.commands import load_policy, parse
+from vla.commands import counting, load_policy, parse
 from vla.config import EnvironmentName, EvaluationConfig
 from vla.data.episodes import EpisodeDataset
 from vla.data.segments import Segments
 from vla.training.finetune import FinetuneSettings, finetune_config
 
 if TYPE_CHECKING:
-    from vla.evaluation.statistics import Rate
+    from vla.evaluation.summary import Evaluation
+
+BEFORE, AFTER = "evaluation_before", "evaluation"  # folders in the output
 
 
 @dataclass
 class Arguments(FinetuneSettings):
     """Train a policy on from a checkpoint: new data and a share of the old in every batch, so that it forgets nothing.
 
-    Prints success on old and new families before and after.
+    Prints success on old and new families before and after; the output's evaluation_before/ and evaluation/ have the
+    figures, reports and videos.
 
     Examples:
         vla finetune runs/tabletop --data data/lift --replay data/tabletop
@@ -54,10 +57,11 @@ def main(arguments: Sequence[str]) -> int:
     measures = chosen.episodes > 0 and PartialState().is_main_process
     new = _tasks(chosen.data)
     old = sorted(set(load_policy(chosen.checkpoint).config.tasks or ()) - set(new))
-    before = _success(chosen.checkpoint, [*old, *new], chosen) if measures else {}
+    before = _evaluation(chosen.checkpoint, [*old, *new], chosen) if measures else None
     policy = train(config, chosen.resume)
-    if measures:
-        after = _success(str(policy), [*old, *new], chosen)
+    if before is not None:
+        after = _evaluation(str(policy), [*old, *new], chosen)
+        _write({BEFORE: before, AFTER: after}, chosen)
         Console(highlight=False).print(_table(old, new, before, after))
     if PartialState().is_main_process:
         print(f"policy {policy}")
@@ -68,18 +72,30 @@ def _tasks(datasets: Sequence[str]) -> list[str]:
     return sorted({task for folder in datasets for task in Segments.load(EpisodeDataset(Path(folder))).task})
 
 
-def _success(checkpoint: str, families: list[str], chosen: Arguments) -> dict[str, Rate]:
-    """Of each family, on the same scenes for every checkpoint."""
+def _evaluation(checkpoint: str, families: list[str], chosen: Arguments) -> Evaluation:
+    """On the same scenes for every checkpoint."""
     from vla.envs import load_suite
     from vla.evaluation.summary import evaluate
 
     settings = EvaluationConfig(env=chosen.env, episodes=chosen.episodes, families=families)
-    return evaluate(load_policy(checkpoint), load_suite(chosen.env), settings, prompts=("right",)).families
+    policy = load_policy(checkpoint)
+    with counting(f"evaluating {checkpoint}") as progress:
+        return evaluate(policy, load_suite(chosen.env), settings, prompts=("right",), checkpoint=checkpoint,
+                        progress=progress)
 
 
-def _table(old: list[str], new: list[str], before: dict[str, Rate], after: dict[str, Rate]) -> Table:
+def _write(evaluations: dict[str, Evaluation], chosen: Arguments) -> None:
+    from vla.envs import load_suite
+    from vla.evaluation.report import write_report
+
+    for folder, evaluation in evaluations.items():
+        write_report(evaluation, load_suite(chosen.env), Path(chosen.output) / folder)
+
+
+def _table(old: list[str], new: list[str], before: Evaluation, after: Evaluation) -> Table:
     table = Table("", "family", "success before", "after")
     for kind, families in (("old", old), ("new", new)):
         for family in families:
-            table.add_row(kind, family, str(before[family]), str(after[family]))
+            table.add_row(kind, family, str(before.families[family]), str(after.families[family]))
+    table.add_row("all", "", str(before.success), str(after.success))
     return table
