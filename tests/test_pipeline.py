@@ -50,6 +50,22 @@ def test_finetuning_measures_old_and_new_before_and_after(
     assert set(VLAPolicy.from_pretrained(tmp_path / "tuned/policy").config.tasks) == {"touch", "region", "lift"}
 
 
+def test_a_critic_learns_from_attempts_that_explore(
+    trained: tuple[Path, Path], tmp_path: Path, encoders: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy, old = trained
+    tried = tmp_path / "tried"
+    for _ in range(2):  # the second time nothing is left to do
+        arguments = [str(policy), "--out", str(tried), "--episodes", "3", "--explore", "0.5", "--seed", "800000"]
+        assert main(["attempt", *arguments]) == 0
+        assert "3 attempts" in capsys.readouterr().out
+    assert set(Segments.load(EpisodeDataset(tried)).source) == {"attempt"}
+    config = run_config(old, encoders, tmp_path / "judge", training__steps=2, model__critic={"actions": 4})
+    config.data.datasets.append(str(tried))
+    judge = VLAPolicy.from_pretrained(train(config))
+    assert judge.critic is not None
+
+
 def test_a_policy_learns_from_its_own_attempts(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,7 @@ COMMANDS = {
     "train": ("vla.commands.train", "train a policy as a configuration file says"),
     "transfer-report": ("vla.commands.transfer_report", "whether sharing weights helps or hurts each task"),
     "finetune": ("vla.commands.finetune", "teach a policy new instructions and keep the old ones"),
+    "attempt": ("vla.commands.attempt", "record what a policy does when it is asked, failures included"),
     "improve": ("vla.commands.improve", "let a policy try, relabel what it achieved, learn from that"),
     "evaluate": ("vla.commands.evaluate", "success rates and prompt sensitivity in a simulator, with a report"),
     "rank": ("vla.commands.rank", "whether a policy's critic knows success from failure"),

@@ -33,6 +33,7 @@ class FakePolicy:
         model = SimpleNamespace(horizon=HORIZON, history=history, diffusion=SimpleNamespace(inference_steps=1))
         self.config = SimpleNamespace(cameras={"top": [64, 64]}, tasks=list(tasks), model=model)
         self.calls: list[tuple[list[Observation], list[str], list[int]]] = []
+        self.explored: list[float] = []
 
     def parameters(self) -> list[Any]:
         return []
@@ -46,7 +47,9 @@ class FakePolicy:
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
         embodiment: str | None = None,
+        explore: float = 0.0,
     ) -> np.ndarray:
+        self.explored.append(explore)
         assert embodiment == "tabletop"
         self.calls.append((observations, instructions, list(seeds)))
         rows = zip(observations, instructions, seeds, strict=True)

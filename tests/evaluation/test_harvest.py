@@ -74,6 +74,15 @@ def test_only_what_hindsight_finds_in_them_is_imitated(tmp_path: Path) -> None:
         assert batch.imitated is not None and attempt.any() and not batch.imitated.numpy()[attempt].any()
 
 
+def test_exploring_is_the_policy_s(tmp_path: Path) -> None:
+    policy = Random()
+    harvest(policy, PeekingSuite(), tmp_path / "data", 2, explore=0.25)
+    assert set(policy.explored) == {0.25}
+    with pytest.raises(ValueError, match=r"explore is 1\.5"):
+        harvest(policy, PeekingSuite(), tmp_path / "other", 2, explore=1.5)
+    assert not (tmp_path / "other").exists()
+
+
 def test_an_interrupted_harvest_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vla.evaluation.harvest.GROUP", 4)
     whole = harvested(Random(), tmp_path / "whole")

@@ -244,6 +244,16 @@ class TestPolicy:
         np.testing.assert_allclose(candidates[0], one, atol=1e-5)  # the first is what it does anyway
         np.testing.assert_allclose(best, candidates[chunks[0, ..., 0].sum(dim=-1).argmax()], atol=1e-5)
 
+    def test_exploring_it_goes_elsewhere_and_otherwise_where_it_did(
+        self, trained: VLAPolicy, recorded: EpisodeDataset
+    ) -> None:
+        observations, texts = [self.raw(recorded, 0)] * 6, ["touch the red disc"] * 6
+        usual = trained.act_batch(observations, texts, range(6))
+        np.testing.assert_array_equal(trained.act_batch(observations, texts, range(6), explore=0.0), usual)
+        [sometimes, always] = (trained.act_batch(observations, texts, range(6), explore=e) for e in (0.5, 1.0))
+        alike = [[np.array_equal(*pair) for pair in zip(sometimes, other, strict=True)] for other in (usual, always)]
+        assert np.any(alike, axis=0).all() and not all(alike[0]) and not all(alike[1])
+
     def test_candidates_need_a_critic(self, encoders: dict[str, str]) -> None:
         policy = tiny.build(tiny.model_config(encoders))
         with pytest.raises(ValueError, match=r"no critic .* model\.critic"):

@@ -28,19 +28,25 @@ def harvest(
     *,
     combinations: Combinations = "train",
     execute: int = 8,
+    explore: float = 0.0,
     seed: int = SEED,
     progress: Progress = lambda done, total: None,
 ) -> EpisodeDataset:
     """Roll the policy out on the right prompts of so many scenes and record what it did into `out`.
 
-    Each episode is a pure function of the policy and the scene; an unfinished recording is gone on with.
+    With a chance of `explore` a chunk goes for something else that the policy thinks possible (`VLAPolicy.act_batch`):
+    of a policy that always does what it likes best, no critic learns what the rest is worth.
+    Each episode is a pure function of the policy and the scene; an unfinished recording is gone on with. Raises
+    ValueError for a chance that is none.
     """
+    if not 0 <= explore <= 1:
+        raise ValueError(f"explore is {explore}, it is a chance between 0 and 1")
     cameras = policy.config.cameras
     cases = suite.cases("right", episodes, families, seed, combinations)
     with EpisodeWriter(out, episodes_per_file=GROUP, **suite.robot.layout(suite.robot.image_size(cameras))) as writer:
         while writer.num_episodes < episodes:
             begun = writer.num_episodes
-            for run in rollout(policy, suite, cases[begun : begun + GROUP], execute=execute):
+            for run in rollout(policy, suite, cases[begun : begun + GROUP], execute=execute, explore=explore):
                 writer.add_episode(_episode(run, suite, cameras))
             progress(writer.num_episodes, episodes)
     return EpisodeDataset(out)

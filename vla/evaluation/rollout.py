@@ -89,6 +89,7 @@ class Policy(Protocol):
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
         embodiment: str | None = None,
+        explore: float = 0.0,
     ) -> np.ndarray:
         """Action chunks `[B, H, A]` in the embodiment's units; `seeds` [B] key the noise of each."""
 
@@ -188,6 +189,7 @@ def rollout(
     execute: int = 8,
     guidance: float = 1.0,
     candidates: int = 1,
+    explore: float = 0.0,
     num_envs: int = 32,
     progress: Progress | None = None,
 ) -> list[Rollout]:
@@ -219,6 +221,7 @@ def rollout(
             [episode.goal for episode in running],
             candidates,
             suite.robot.name,
+            explore,
         )
         for place, episode in reversed(list(enumerate(running))):
             episode.play(chunks[place, :execute])

@@ -108,12 +108,10 @@ def nearest_to(truth: Tensor) -> Choose:
     return lambda guess, number: guess.nearest(truth[:, number, None])
 
 
-def drawn_by(chance: Tensor) -> Choose:
-    """The likeliest in the first of K rows for each observation, and what `chance` [B, K, W] draws in the others."""
-    drawn, first = rearrange(chance, "b k w -> (b k) w"), torch.zeros(chance.shape[:2], dtype=torch.bool)
-    first[:, 0] = True
-    first = rearrange(first, "b k -> (b k) 1 1").to(chance.device)
-    return lambda guess, number: torch.where(first, guess.mode(), guess.draw(drawn[:, number, None]))
+def drawn_by(chance: Tensor, explores: Tensor) -> Choose:
+    """What `chance` [B, W] draws in the rows that `explores` [B], bool, the likeliest in the others."""
+    explores = rearrange(explores, "b -> b 1 1")
+    return lambda guess, number: torch.where(explores, guess.draw(chance[:, number, None]), guess.mode())
 
 
 class Pointer(nn.Module):

@@ -336,8 +336,13 @@ class VLAPolicy(PreTrainedModel):
         goals: Sequence[Goal | None] | None = None,
         candidates: int = 1,
         embodiment: str | None = None,
+        explore: float = 0.0,
     ) -> np.ndarray:
-        """`act` for B robots of one kind at once: float32 [B, H, A]."""
+        """`act` for B robots of one kind at once: float32 [B, H, A].
+
+        Where there is a single candidate, `explore` is the chance that it leads where the policy thinks it possible to
+        go, each place as likely as it thinks it is, instead of to the likeliest.
+        """
         config, model = self.config, self.config.model
         robot = config.embodiments[config.number_of(embodiment)]
         layout = Layout(config.cameras, robot.state_dim, model.history, list(model.task_kinds), config.tasks,
@@ -347,10 +352,12 @@ class VLAPolicy(PreTrainedModel):
         rngs = [np.random.default_rng(seed) for seed in seeds]
         noise = torch.from_numpy(np.stack([rng.standard_normal(shape, dtype=np.float32) for rng in rngs]))
         noise = noise.to(self.device)
-        if candidates == 1:
-            return self.sample(observation, noise[:, 0], guidance).cpu().numpy()
         chance = torch.from_numpy(np.stack([rng.random((candidates, model.keyframes), np.float32) for rng in rngs]))
-        return self.sample_best(observation, noise, chance.to(self.device), guidance).cpu().numpy()
+        chance = chance.to(self.device)
+        if candidates > 1:
+            return self.sample_best(observation, noise, chance, guidance).cpu().numpy()
+        explores = torch.tensor([rng.random() < explore for rng in rngs], device=self.device)
+        return self.sample(observation, noise[:, 0], guidance, drawn_by(chance[:, 0], explores)).cpu().numpy()
 
     def check_layout(
         self, cameras: Mapping[str, Sequence[int]], state_dim: int, action_dim: int, fps: float,
@@ -391,7 +398,9 @@ class VLAPolicy(PreTrainedModel):
             raise ValueError("the policy has no critic to choose among candidates; train one with model.critic")
         count = noise.shape[1]
         seen = self._encoded(observation)
-        chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, drawn_by(chance))
+        explores = (torch.arange(count, device=noise.device) > 0).repeat(len(noise))
+        choose = drawn_by(rearrange(chance, "b k w -> (b k) w"), explores)
+        chunks = self.sample(seen.repeat(count), rearrange(noise, "b k h a -> (b k) h a"), guidance, choose)
         chunks = rearrange(chunks, "(b k) h a -> b k h a", k=count)
         context = self.read(seen)
         best = self.critic.quality(context, self.normalize_action[context.embodiment](chunks)).argmax(dim=1)
