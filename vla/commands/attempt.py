@@ -11,6 +11,7 @@ import tyro
 
 from vla.commands import counting, load_policy, parse
 from vla.config import EnvironmentName
+from vla.data.episodes import EpisodeDataset
 from vla.evaluation.harvest import SEED, harvest
 
 
@@ -44,14 +45,18 @@ class Arguments:
 
 
 def main(arguments: Sequence[str]) -> int:
-    chosen = parse(Arguments, "attempt", arguments)
+    data = record(parse(Arguments, "attempt", arguments))
+    print(f"{data.root}: {data.num_episodes} attempts, {data.num_frames} frames; `vla relabel {data.root}` is next")
+    return 0
+
+
+def record(chosen: Arguments) -> EpisodeDataset:
+    """What was asked for on the command line, or by `vla improve`."""
     from vla.envs import load_suite
 
     policy = load_policy(chosen.checkpoint)
     with counting("attempts") as progress:
-        data = harvest(
+        return harvest(
             policy, load_suite(chosen.env), chosen.out, chosen.episodes, policy.config.tasks or None,
             combinations=chosen.combinations, explore=chosen.explore, seed=chosen.seed, progress=progress,
         )  # fmt: skip
-    print(f"{data.root}: {data.num_episodes} attempts, {data.num_frames} frames; `vla relabel {data.root}` is next")
-    return 0

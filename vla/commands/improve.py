@@ -10,10 +10,9 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 
-from vla.commands import counting, finetune, load_policy, parse
+from vla.commands import attempt, finetune, parse
 from vla.commands.relabel import describe
 from vla.config import EnvironmentName
-from vla.data.episodes import EpisodeDataset
 
 STRIDE = 2  # of the attempts every other frame is learnt from: there are many, and neighbours teach nearly the same
 
@@ -58,7 +57,9 @@ def main(arguments: Sequence[str]) -> int:
     chosen = parse(Arguments, "improve", arguments)
     console = Console()
     console.rule("1/3  attempts")
-    rollouts = _attempts(chosen)
+    rollouts = attempt.record(attempt.Arguments(
+        chosen.checkpoint, chosen.output / "rollouts", chosen.rollouts, combinations=chosen.combinations, env=chosen.env
+    ))  # fmt: skip
     console.rule("2/3  hindsight")
     from vla.tasks.relabel import RelabelSettings, relabel
 
@@ -71,15 +72,3 @@ def main(arguments: Sequence[str]) -> int:
     words += ["--time-limit", chosen.time_limit] if chosen.time_limit else []
     words += ["--resume"] if (chosen.output / "checkpoints").exists() else []
     return finetune.main([str(word) for word in words])
-
-
-def _attempts(chosen: Arguments) -> EpisodeDataset:
-    from vla.envs import load_suite
-    from vla.evaluation.harvest import harvest
-
-    policy = load_policy(chosen.checkpoint)
-    with counting("attempts") as progress:
-        return harvest(
-            policy, load_suite(chosen.env), chosen.output / "rollouts", chosen.rollouts, policy.config.tasks or None,
-            combinations=chosen.combinations, progress=progress,
-        )  # fmt: skip
