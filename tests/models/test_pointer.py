@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vla.config import ModelConfig
 from vla.models.embodiment import Embodiment
 from vla.models.layers import grid_centres
-from vla.models.pointer import SPREAD, Cells, Guess, Pointer, Way, likeliest, locate, nearest_to
+from vla.models.pointer import SPREAD, Cells, Guess, Pointer, likeliest, locate, nearest_to
 
 POSITIONS = grid_centres(8, 8)
 
@@ -146,61 +146,7 @@ class TestPointer:
         assert ((guess.mode()[:, 0] - goal[:, 0]).norm(dim=-1) < 0.2).float().mean() > 0.9
 
 
-class TestWay:
-    def test_it_moves_with_its_ends_and_what_lies_there(self) -> None:
-        way, cells, start, end = make_way()
-        met = way(way.scene(cells), cells, start, end, 0)
-        elsewhere = replace(cells, states=cells.states + 0.3)
-        torch.testing.assert_close(way(way.scene(cells), elsewhere, start + 0.3, end + 0.3, 0), met, atol=1e-4, rtol=0)
-        assert (way(way.scene(cells), elsewhere, start, end, 0) - met).abs().max() > 1e-2
-
-    def test_what_no_cell_stands_for_is_no_part_of_it(self) -> None:
-        way, cells, start, end = make_way()
-        cells = replace(cells, seen=torch.tensor([1.0, 0.0]))
-        met = way(way.scene(cells), cells, start, end, 0)
-        aside = torch.tensor([0.0, 5.0])
-        torch.testing.assert_close(way(way.scene(cells), cells, start + aside, end, 0), met)
-
-    def test_who_is_there_already_has_no_way_and_a_gradient(self) -> None:
-        way, cells, start, _ = make_way()
-        start.requires_grad_()
-        way(way.scene(cells), cells, start, start.detach().clone(), 0).sum().backward()
-        assert start.grad is not None and start.grad.isfinite().all()
-
-    def test_it_learns_what_is_in_the_way_from_other_places(self) -> None:
-        """A small training: is a thing nearer than a cell to the straight line? Asked of new lines and places."""
-        way, cells, _, _ = make_way()
-        ask = torch.nn.Linear(D, 1)
-        optimizer = torch.optim.Adam([*way.parameters(), *ask.parameters()], lr=3e-3)
-        right = []
-        for step in range(300):
-            generator = torch.Generator().manual_seed(step)
-            start, end = torch.rand(2, 64, S, generator=generator) * 1.6 - 0.8
-            spots = torch.randint(N, (64, 3), generator=generator)
-            shows = torch.zeros(64, N, D)
-            shows[torch.arange(64)[:, None], spots] = 1.0
-            along = ((POSITIONS[spots] - start[:, None]) * (end - start)[:, None]).sum(dim=-1)
-            share = (along / (end - start).square().sum(dim=-1, keepdim=True)).clamp(0, 1)
-            nearest = start[:, None] + share[..., None] * (end - start)[:, None]
-            blocked = ((POSITIONS[spots] - nearest).norm(dim=-1) < 0.25).any(dim=1)
-            scene = replace(cells, shows=shows)
-            logit = ask(way(way.scene(scene), scene, start, end, 0)).squeeze(-1)
-            optimizer.zero_grad()
-            torch.nn.functional.binary_cross_entropy_with_logits(logit, blocked.float()).backward()
-            optimizer.step()
-            right.append(((logit > 0) == blocked).float().mean())
-        assert torch.stack(right[-20:]).mean() > 0.9
-
-
 B, W, S, D, N = 3, 2, 2, 32, 64
-
-
-def make_way() -> tuple[Way, Cells, torch.Tensor, torch.Tensor]:
-    """With random weights everywhere, what there is to see, and both ends."""
-    pointer, (_, _, cells, start) = make_pointer()
-    generator = torch.Generator().manual_seed(1)
-    torch.nn.init.normal_(pointer.way.out.weight, std=0.1, generator=generator)
-    return pointer.way, cells, start, torch.randn(B, S, generator=generator)
 
 
 def make_pointer() -> tuple[Pointer, tuple[torch.Tensor, torch.Tensor, Cells, torch.Tensor]]:

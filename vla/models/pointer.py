@@ -10,8 +10,6 @@ same function in every scene and for every pair of things:
     Choice      a cell scores itself by the plan, by where it lies, and by where it lies relative to the references and
                 to where the robot comes from
 
-What then lies on the Way there is read for the head, which has to go around it.
-
 Keyframes are chosen in turn, p(first | scene, words) p(second | scene, words, first) ...; "left of the star, nearest to
 where the disc was taken" needs the first for the second.
 
@@ -35,13 +33,11 @@ from vla.models.layers import fourier, zeros
 
 SPREAD = 0.15  # standard deviation of every component, normalised units: about half a cell of an 8 x 8 grid
 QUERIES = 8  # that a plan is read with
-OBSTACLES = 4  # queries that a way is read with
 FREQUENCIES = 5  # of the Fourier features: periods of 8, 4, 2, 1 and 0.5 normalised units
 SHARPNESS = 2.0  # of picking words and cells; at 1, references stay blurred for long
 PART = 0.2  # share of a sentence that a reference begins with (standard deviation)
 EXPLAINED = 0.5  # share of a state component's variance that places in the picture must explain for it to be seen
 ALONE = 0.1  # or share of the variance of those places that it alone explains
-STANDSTILL = 1e-2  # normalised units: a way this short leads nowhere
 UNLIKELY = -4.0  # initial score of the component that no cell stands for
 
 
@@ -130,7 +126,6 @@ class Pointer(nn.Module):
         self.norm = nn.LayerNorm(width)
         self.references = References(config)
         self.choice = Choice(width, embodiments, config.references)
-        self.way = Way(width, embodiments)
         self.content = nn.Linear(width, width)
         self.place = Adapters(embodiments, lambda robot: nn.Linear(2 * feature_size(robot.state_dim), width))
 
@@ -144,8 +139,8 @@ class Pointer(nn.Module):
             choose: what is built on for a keyframe, of all that the guess about it allows.
 
         Returns:
-            Tokens [B, W, D], each with what it points at, where that is and what lies on the way; the guess; and where
-            the things lie that the references picked, [B, R, S].
+            Tokens [B, W, D], each with what it points at and where that is; the guess; and where the things lie that
+            the references picked, [B, R, S].
         """
         likeness, share = self.references(words, words_mask, cells)
         between = features((rearrange(cells.states, "n s -> n 1 s") - cells.states) * cells.seen)
@@ -153,7 +148,6 @@ class Pointer(nn.Module):
         plan = self.plan(asked, asked_mask)
         # The same for every keyframe.
         scene, content = self.choice.scene(cells, embodiment), self.content(cells.placed)
-        obstacles = self.way.scene(cells)
         came_from = now
         tokens: list[Tensor] = []
         guesses: list[Guess] = []
@@ -161,11 +155,9 @@ class Pointer(nn.Module):
             phase = self.phase[embodiment](torch.cat([now, which.expand(len(now), -1)], dim=1))
             token = self.norm(plan + phase)
             guess = self.choice(token, cells, scene, likeness, around, came_from, embodiment)
-            chosen = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
-            met = self.way(obstacles, cells, came_from, chosen, embodiment)
-            tokens.append(token + self._found(content, guess, chosen, now, embodiment) + met)
+            came_from = rearrange(choose(guess, len(guesses)), "b 1 s -> b s").detach()
+            tokens.append(token + self._found(content, guess, came_from, now, embodiment))
             guesses.append(guess)
-            came_from = chosen
         log_weight = torch.cat([guess.log_weight for guess in guesses], dim=1)
         state = torch.cat([guess.state for guess in guesses], dim=1)
         named = einsum(share, cells.states * cells.seen, "b r n, n s -> b r s")
@@ -291,37 +283,6 @@ class Choice(nn.Module):
         return Guess(rearrange(log_weight, "b n -> b 1 n"), rearrange(state, "b n s -> b 1 n s"), cells.seen)
 
 
-class Way(nn.Module):
-    """What lies on the way to a keyframe: cells know how far along the way and how far aside of it they lie.
-
-    Not what is asked for, nor where on the table that is: the same things are in the way of whatever is done.
-    """
-
-    def __init__(self, width: int, embodiments: Sequence[Embodiment]) -> None:
-        super().__init__()
-        self.shows = nn.Linear(width, width)
-        self.where = Adapters(embodiments, lambda robot: nn.Linear(feature_size(robot.state_dim + 2), width))
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.think = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU())
-        self.queries = nn.Parameter(torch.randn(OBSTACLES, width) / 2)
-        self.out = zeros(nn.Linear(OBSTACLES * width, width))
-
-    def scene(self, cells: Cells) -> Tensor:
-        """What every cell shows, whatever the way: [B, N, D]."""
-        return self.shows(cells.shows)
-
-    def forward(self, scene: Tensor, cells: Cells, start: Tensor, end: Tensor, embodiment: int) -> Tensor:
-        """What a token is to know [B, D] of the way between states [B, S]. `scene`: from the method of this name."""
-        way = (end - start) * cells.seen
-        direction = rearrange(way / (way.norm(dim=-1, keepdim=True) + STANDSTILL), "b s -> b 1 s")
-        since = (cells.states - rearrange(start, "b s -> b 1 s")) * cells.seen
-        until = (cells.states - rearrange(end, "b s -> b 1 s")) * cells.seen
-        covered, left = ((part * direction).sum(dim=-1, keepdim=True) for part in (since, until))
-        where = features(torch.cat([since - covered * direction, covered, left], dim=-1))
-        hidden = self.think(self.norm(scene + self.where[embodiment](where)))
-        return self.out(rearrange(pick(self.queries, hidden, hidden, cells.mask), "b q d -> b (q d)"))
-
-
 def locate(motion: Tensor, positions: Tensor, state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The affine map from image positions to states that agrees best with where the image changed while robots moved.
 
@@ -352,9 +313,8 @@ def _fit(known: Tensor, told: Tensor) -> tuple[Tensor, Tensor]:
     return solution, 1 - missed.clamp(min=1e-6) / told.var(dim=0, correction=0).clamp(min=1e-6)
 
 
-def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, prior: Tensor | float = 0.0) -> Tensor:
+def pick(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor, prior: Tensor | float = 0.0) -> Tensor:
     """Learned queries [Q, D] attend to keys [B, L, D] where the mask [B, L] allows it and read values: [B, Q, D].
-    None allows all.
 
     `prior`: log-odds [B, Q, L] that are added.
     """
