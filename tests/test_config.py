@@ -64,6 +64,8 @@ def test_an_unknown_key_is_named_with_its_neighbour(config_file: Path, line: str
         ("training: {learning_rate: fast}", "training.learning_rate", "'fast'"),
         ("training: {learning_rate: .nan}", "training.learning_rate", "nan"),
         ("model: {vision: {taps: [1, x]}}", "model.vision.taps.1", "'x'"),
+        ("model: {vision: {crop: [0.5, 0, 0.6, 1]}}", "model.vision.crop", "[0.5, 0.0, 0.6, 1.0]"),
+        ("model: {vision: {crop: [0, 0, 0, 1]}}", "model.vision.crop", "[0.0, 0.0, 0.0, 1.0]"),
         ("model: {text: {train: some}}", "model.text.train", "'some'"),
         ("data: {datasets: data/a}", "data.datasets", "'data/a'"),
     ],

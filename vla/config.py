@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -105,8 +105,19 @@ class VisionConfig(EncoderConfig):
     jitter: bool = False
     """Move the grid of merged cells against the pictures in training, by less than a cell and for every batch anew:
     where exactly in its cell a thing is, is learnt from fewer scenes."""
+    crop: list[Fraction] | None = Field(default=None, min_length=4, max_length=4)
+    """Look only at a part of every picture: its top, left, height and width, as shares of the picture's. The cells that
+    would show what never matters then show in more detail what does."""
     image_size: Positive | None = None
     """Resize images to this many pixels a side before encoding; by default what the encoder demands, or as recorded."""
+
+    @field_validator("crop")
+    @classmethod
+    def _inside(cls, crop: list[float] | None) -> list[float] | None:
+        if crop is not None and not (crop[2] > 0 and crop[3] > 0 and crop[0] + crop[2] <= 1 and crop[1] + crop[3] <= 1):
+            raise ValueError("should be [top, left, height, width] of a part of a picture, with top + height and "
+                             f"left + width at most 1, got {crop}")
+        return crop
 
     @model_validator(mode="after")
     def _jitters_in_cells(self) -> VisionConfig:

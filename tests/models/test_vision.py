@@ -14,8 +14,10 @@ from vla.models.vision import Grid, VisionEncoder, to_grid
 CASES = [("mobilenet", [2, 5]), ("mobilenet", []), ("vit", [0, -1]), ("vit", []), ("clip", [-1]), ("clip", [])]
 
 
-def make_encoder(folder: str, taps: list[int], image_size: int | None = None) -> VisionEncoder:
-    encoder = VisionEncoder(load_backbone(folder), taps, IMAGENET_MEAN, IMAGENET_STD, image_size)
+def make_encoder(
+    folder: str, taps: list[int], image_size: int | None = None, crop: list[float] | None = None
+) -> VisionEncoder:
+    encoder = VisionEncoder(load_backbone(folder), taps, IMAGENET_MEAN, IMAGENET_STD, image_size, crop)
     encoder.backbone.requires_grad_(False)
     return encoder.eval()
 
@@ -88,10 +90,21 @@ def test_fingerprints_tell_what_features_depend_on(encoders: dict[str, str]) -> 
         make_encoder(encoders["mobilenet"], [2, 5]).fingerprint(),
         make_encoder(encoders["mobilenet"], [2, 4]).fingerprint(),
         make_encoder(encoders["mobilenet"], [2, 5], image_size=32).fingerprint(),
+        make_encoder(encoders["mobilenet"], [2, 5], crop=[0, 0, 1, 0.5]).fingerprint(),
         make_encoder(encoders["vit"], [0]).fingerprint(),
     ]
     assert len(set(prints)) == len(prints)
     assert make_encoder(encoders["mobilenet"], [2, 5]).fingerprint() == prints[0]
+
+
+@pytest.mark.parametrize("image_size", [None, 32])
+def test_only_the_part_that_is_asked_for_is_looked_at(encoders: dict[str, str], image_size: int | None) -> None:
+    images = make_images(2, (64, 48))
+    part = images[:, 16:48, 12:48]
+    whole = make_encoder(encoders["mobilenet"], [2, 5], image_size)
+    looks = make_encoder(encoders["mobilenet"], [2, 5], image_size, crop=[0.25, 0.25, 0.5, 0.75])
+    assert looks.grids(64, 48) == whole.grids(32, 36)
+    assert torch.equal(looks(images), whole(part.contiguous()))
 
 
 @pytest.mark.parametrize("tap", [3, -4, 100])

@@ -116,6 +116,7 @@ class VLAPolicy(PreTrainedModel):
             config.image_mean,
             config.image_std,
             model.vision.image_size,
+            model.vision.crop,
         )
         grids = {camera: self.vision.grids(*size) for camera, size in config.cameras.items()}
         self.feature_sizes = {camera: sum(grid.size for grid in taps) for camera, taps in grids.items()}

@@ -56,6 +56,7 @@ class VisionEncoder(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
         image_size: int | None,
+        crop: Sequence[float] | None = None,
     ) -> None:
         """
         Args:
@@ -63,6 +64,7 @@ class VisionEncoder(nn.Module):
             taps: blocks whose outputs become tokens; none takes the model's last hidden state.
             mean, std: per-channel normalisation of images in [0, 1].
             image_size: resize to this many pixels a side; None takes the size the model insists on, or keeps it.
+            crop: top, left, height and width of the part that is looked at, as shares of the picture; None is all.
 
         Raises:
             EncoderError: the model has no such blocks.
@@ -71,6 +73,7 @@ class VisionEncoder(nn.Module):
         self.backbone = vision_tower(model)
         self.taps = _checked_taps(self.backbone, taps)
         self.image_size = image_size or _demanded_size(self.backbone)
+        self.crop = crop
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._fused: list[PreTrainedModel] = []  # in a list, so that it is neither registered nor saved
@@ -105,7 +108,9 @@ class VisionEncoder(nn.Module):
 
     def fingerprint(self) -> str:
         """Hex digest of all that features depend on besides the pixels."""
-        settings = self.taps, self.image_size, self.mean.tolist(), self.std.tolist(), self._group
+        settings: tuple[Any, ...] = self.taps, self.image_size, self.mean.tolist(), self.std.tolist(), self._group
+        if self.crop is not None:  # else what was encoded before there were crops stays valid
+            settings = *settings, tuple(self.crop)
         digest = hashlib.sha256(repr(settings).encode())
         for name, value in self.backbone.state_dict().items():
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
@@ -132,11 +137,21 @@ class VisionEncoder(nn.Module):
     def _outputs(self, backbone: PreTrainedModel, images: Tensor) -> list[Tensor]:
         """One [B, C, h, w] a tap."""
         pixels = rearrange(images, "b y x c -> b c y x").float() / 255
+        if self.crop is not None:
+            pixels = _cropped(pixels, self.crop)
         if self.image_size is not None:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         hidden = _tap(backbone, pixels, self.taps) if self.taps else [backbone(pixel_values=pixels).last_hidden_state]
         return [_as_grid(output, backbone, pixels.shape[-2:]) for output in hidden]
+
+
+def _cropped(pixels: Tensor, crop: Sequence[float]) -> Tensor:
+    """[B, C, Y, X] -> the part that `crop` (top, left, height, width) gives, in whole pixels."""
+    height, width = pixels.shape[-2:]
+    top, bottom = round(crop[0] * height), round((crop[0] + crop[2]) * height)
+    left, right = round(crop[1] * width), round((crop[1] + crop[3]) * width)
+    return pixels[..., top:bottom, left:right]
 
 
 def to_grid(features: Tensor, grids: Sequence[Grid]) -> Tensor:
