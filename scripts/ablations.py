@@ -38,6 +38,7 @@ VARIANTS = (
     Variant("image 128 pixels, 8 x 8 cells", ("--model.vision.image-size", "128", "--model.vision.merge", "2")),
     Variant("image 192 pixels, 12 x 12 cells", ("--model.vision.merge", "2")),
     Variant("image 256 pixels, 8 x 8 cells", ("--model.vision.image-size", "256", "--model.vision.merge", "4")),
+    Variant("192 of 256 pixels, where things happen", ("--model.vision.crop", "0.2", "0.25", "0.75", "0.75")),
     Variant("grid not moved in training", ("--model.vision.jitter", "false")),
     Variant("last two blocks of the encoder learn", ("--model.vision.train", "2")),
     Variant("dropout of 0.1", ("--model.dropout", "0.1")),
