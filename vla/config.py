@@ -114,7 +114,10 @@ class VisionConfig(EncoderConfig):
     @field_validator("crop")
     @classmethod
     def _inside(cls, crop: list[float] | None) -> list[float] | None:
-        if crop is not None and not (crop[2] > 0 and crop[3] > 0 and crop[0] + crop[2] <= 1 and crop[1] + crop[3] <= 1):
+        if crop is None:
+            return None
+        top, left, height, width = crop
+        if height == 0 or width == 0 or top + height > 1 or left + width > 1:
             raise ValueError("should be [top, left, height, width] of a part of a picture, with top + height and "
                              f"left + width at most 1, got {crop}")
         return crop

@@ -136,9 +136,9 @@ class VisionEncoder(nn.Module):
 
     def _outputs(self, backbone: PreTrainedModel, images: Tensor) -> list[Tensor]:
         """One [B, C, h, w] a tap."""
-        pixels = rearrange(images, "b y x c -> b c y x").float() / 255
         if self.crop is not None:
-            pixels = _cropped(pixels, self.crop)
+            images = _cropped(images, self.crop)
+        pixels = rearrange(images, "b y x c -> b c y x").float() / 255
         if self.image_size is not None:
             pixels = F.interpolate(pixels, (self.image_size, self.image_size), mode="bilinear", antialias=True)
         pixels = ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
@@ -146,12 +146,13 @@ class VisionEncoder(nn.Module):
         return [_as_grid(output, backbone, pixels.shape[-2:]) for output in hidden]
 
 
-def _cropped(pixels: Tensor, crop: Sequence[float]) -> Tensor:
-    """[B, C, Y, X] -> the part that `crop` (top, left, height, width) gives, in whole pixels."""
-    height, width = pixels.shape[-2:]
-    top, bottom = round(crop[0] * height), round((crop[0] + crop[2]) * height)
-    left, right = round(crop[1] * width), round((crop[1] + crop[3]) * width)
-    return pixels[..., top:bottom, left:right]
+def _cropped(images: Tensor, crop: Sequence[float]) -> Tensor:
+    """[B, Y, X, 3] -> the part that `crop` (top, left, height, width) gives, in whole pixels."""
+    top, left, height, width = crop
+    y, x = images.shape[1:3]
+    rows = slice(round(top * y), round((top + height) * y))
+    columns = slice(round(left * x), round((left + width) * x))
+    return images[:, rows, columns]
 
 
 def to_grid(features: Tensor, grids: Sequence[Grid]) -> Tensor:
